@@ -1,0 +1,18 @@
+package blockio
+
+import "os"
+
+// OpenWithSector opens an image as if its storage had sectors of the given size, which must be a multiple of the real one.
+func OpenWithSector(path string, o Options, sector int) (Device, error) {
+	return open(path, o, func(*os.File) (int, error) { return sector, nil })
+}
+
+// ZeroByWriting zeroes whole sectors in the way that is left where the kernel cannot punch holes.
+func ZeroByWriting(device Device, off, length int64) error {
+	return writeZeroBytes(device.WriteAt, off, off+length)
+}
+
+var (
+	SectorFor   = sectorFor
+	WrapNoSpace = wrapNoSpace
+)
