@@ -1,0 +1,159 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// Keys of other_config that mark a delegate's template (design §6: kind, the object's own uuid, version).
+const (
+	keyKind    = "understudy:kind"
+	keySelf    = "understudy:self"
+	keyVersion = "understudy:version"
+
+	kindDelegateTemplate = "delegate-template"
+)
+
+// Pool is a pool as it was when it was loaded. Maps are by reference; treat it as read-only once it is shared.
+type Pool struct {
+	UUID        string
+	Name        string // the pool's, or the coordinator's when it has none
+	Ref         xapi.Ref
+	Coordinator xapi.Ref
+	Record      xapi.Pool
+
+	Hosts       map[xapi.Ref]xapi.Host
+	HostMetrics map[xapi.Ref]xapi.HostMetrics
+	SRs         map[xapi.Ref]xapi.SR
+	PBDs        map[xapi.Ref]xapi.PBD
+	VMs         map[xapi.Ref]xapi.VM // templates, snapshots and control domains included
+	VMMetrics   map[xapi.Ref]xapi.VMMetrics
+	VDIs        map[xapi.Ref]xapi.VDI // unmanaged ones included
+	VBDs        map[xapi.Ref]xapi.VBD
+	VIFs        map[xapi.Ref]xapi.VIF
+	Networks    map[xapi.Ref]xapi.Network
+
+	// FreeMemory of each enabled and live host in bytes, as host.compute_free_memory gave it.
+	FreeMemory map[xapi.Ref]int64
+}
+
+// VM is a VM with its reference.
+type VM struct {
+	Ref xapi.Ref
+	xapi.VM
+}
+
+// SR is a storage repository with its reference.
+type SR struct {
+	Ref xapi.Ref
+	xapi.SR
+}
+
+// Host is a host with its reference.
+type Host struct {
+	Ref xapi.Ref
+	xapi.Host
+	FreeMemory int64 // bytes
+}
+
+// Disk is a disk of a VM.
+type Disk struct {
+	Number int // the VBD's userdevice
+	VBDRef xapi.Ref
+	VBD    xapi.VBD
+	VDIRef xapi.Ref
+	VDI    xapi.VDI
+}
+
+// Template is a deployed delegate image.
+type Template struct {
+	VM
+	Version string
+	Disks   []Disk
+}
+
+// DisksOf lists a VM's disks by position: no CD drives, no empty ones. A record that is missing is an error,
+// because a replica without one of the disks is none.
+func (p *Pool) DisksOf(vm xapi.Ref) ([]Disk, error) {
+	record, ok := p.VMs[vm]
+	if !ok {
+		return nil, fmt.Errorf("pool %s has no VM %s", p.Name, vm)
+	}
+	var disks []Disk
+	for _, ref := range record.VBDs {
+		vbd, ok := p.VBDs[ref]
+		if !ok {
+			return nil, fmt.Errorf("VM %s lists the VBD %s, which does not exist", record.NameLabel, ref)
+		}
+		if vbd.Type != xapi.TypeDisk || vbd.Empty || vbd.VDI.IsNull() {
+			continue
+		}
+		vdi, ok := p.VDIs[vbd.VDI]
+		if !ok {
+			return nil, fmt.Errorf("disk %s of VM %s names the VDI %s, which does not exist: scan its SR or detach it", vbd.UserDevice, record.NameLabel, vbd.VDI)
+		}
+		number, err := strconv.Atoi(vbd.UserDevice)
+		if err != nil || number < 0 {
+			return nil, fmt.Errorf("disk %s of VM %s: its position is no number: detach it and attach it at a numbered one", vbd.UserDevice, record.NameLabel)
+		}
+		disks = append(disks, Disk{Number: number, VBDRef: ref, VBD: vbd, VDIRef: vbd.VDI, VDI: vdi})
+	}
+	slices.SortFunc(disks, func(a, b Disk) int { return cmp.Compare(a.Number, b.Number) })
+	return disks, nil
+}
+
+// HostUsable reports whether a host is enabled and alive.
+func (p *Pool) HostUsable(host xapi.Ref) bool {
+	record, ok := p.Hosts[host]
+	return ok && record.Enabled && p.HostMetrics[record.Metrics].Live
+}
+
+// HostSees reports whether a host has an SR plugged. SR.shared says nothing about that (xapi-facts §6.7).
+func (p *Pool) HostSees(host, sr xapi.Ref) bool {
+	for _, pbd := range p.PBDs {
+		if pbd.Host == host && pbd.SR == sr && pbd.CurrentlyAttached {
+			return true
+		}
+	}
+	return false
+}
+
+// HostsSeeing lists the usable hosts that have every one of the SRs plugged, those with the most free memory
+// first.
+func (p *Pool) HostsSeeing(srs ...xapi.Ref) []Host {
+	var hosts []Host
+	for ref, record := range p.Hosts {
+		blind := func(sr xapi.Ref) bool { return !p.HostSees(ref, sr) }
+		if p.HostUsable(ref) && !slices.ContainsFunc(srs, blind) {
+			hosts = append(hosts, Host{Ref: ref, Host: record, FreeMemory: p.FreeMemory[ref]})
+		}
+	}
+	slices.SortFunc(hosts, func(a, b Host) int {
+		return cmp.Or(cmp.Compare(b.FreeMemory, a.FreeMemory), cmp.Compare(a.UUID, b.UUID))
+	})
+	return hosts
+}
+
+// DelegateTemplates lists the deployed images, sorted by uuid. A template whose marker names another object is
+// somebody's copy and not ours; one without its own uuid has just been imported and counts. Templates whose disks
+// cannot be told are left out: they cannot be cloned either.
+func (p *Pool) DelegateTemplates() []Template {
+	var templates []Template
+	for ref, vm := range p.VMs {
+		self := vm.OtherConfig[keySelf]
+		if !vm.IsATemplate || vm.IsASnapshot || vm.OtherConfig[keyKind] != kindDelegateTemplate || (self != "" && self != vm.UUID) {
+			continue
+		}
+		disks, err := p.DisksOf(ref)
+		if err != nil || len(disks) == 0 {
+			continue
+		}
+		templates = append(templates, Template{VM: VM{Ref: ref, VM: vm}, Version: vm.OtherConfig[keyVersion], Disks: disks})
+	}
+	slices.SortFunc(templates, func(a, b Template) int { return cmp.Compare(a.UUID, b.UUID) })
+	return templates
+}

@@ -1,0 +1,37 @@
+package inventory
+
+import (
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// thinTypes are the SR types that allocate as a disk is written (xapi-facts §6.7). What is not listed counts as
+// thick, which asks for more room and never for too little.
+var thinTypes = map[string]bool{"ext": true, "nfs": true, "smb": true, "file": true, "xfs": true, "zfs": true}
+
+// Thin reports whether an SR allocates space only for what is written.
+func Thin(sr xapi.SR) bool { return thinTypes[sr.Type] }
+
+// fileTypes are the types whose new disk is a VHD or qcow2 file: its blocks read as zeroes until written.
+var fileTypes = map[string]bool{"ext": true, "nfs": true, "smb": true, "file": true}
+
+// ReadsAsZero reports whether a disk just created on an SR is known to read as zeroes, because it is in a format
+// that keeps a map of what was written (xapi-facts §8.2). LVM SRs make VHDs only when sm_config says so; older
+// ones make raw volumes, which show what was there before. Where it is not known, the answer is no, and the disk
+// is compared like an old one.
+func ReadsAsZero(sr xapi.SR) bool {
+	if strings.HasPrefix(sr.Type, "lvm") {
+		return sr.SMConfig["use_vhd"] == "true"
+	}
+	return fileTypes[sr.Type]
+}
+
+// FreeSpace is the room left on an SR in bytes. known is false when the SR does not say: introduced but not yet
+// scanned, or a driver without numbers (xapi-facts §2).
+func FreeSpace(sr xapi.SR) (free int64, known bool) {
+	if sr.PhysicalSize <= 0 || sr.PhysicalUtilisation < 0 {
+		return 0, false
+	}
+	return max(sr.PhysicalSize-sr.PhysicalUtilisation, 0), true
+}

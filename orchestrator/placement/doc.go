@@ -1,0 +1,13 @@
+// Package placement decides where delegates run and which disk is attached to which of them.
+//
+// It is pure: the inventories of both pools go in, a Plan comes out, and nothing is asked or changed on the way. A
+// Plan is a value with JSON, so that it can be printed, checked, stored and resumed; a plan that is impossible is
+// an *Infeasible that names each cause with what would mend it.
+//
+//	source pool ─┐                        ┌─ one delegate: a host sees source SRs, target SR, image SR
+//	target pool ─┼─▶ MakePlan ─▶ Plan ────┤
+//	VM, SR      ─┘        └─▶ Infeasible  └─ two: a host a side, one dials the other
+//
+// Addresses are not leased here, because that needs a memory; this package only reads the ranges they come from
+// (ParseAddresses).
+package placement

@@ -1,0 +1,88 @@
+package xapi
+
+import (
+	"encoding/xml"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestParseTaskResult(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                         "",
+		"<value></value>":                          "",
+		"<value/>":                                 "",
+		"<value>OpaqueRef:x</value>":               "OpaqueRef:x",
+		"<value>5</value>":                         "5",
+		"<value>a&lt;b&amp;&quot;</value>":         `a<b&"`,
+		"<value> two  spaces </value>":             " two  spaces ",
+		"<value><string>x y</string></value>":      "x y",
+		"<value>\n<string>x</string>\n</value>":    "x",
+		"<value><i4>9007199254740993</i4></value>": "9007199254740993",
+	} {
+		if got, err := parseTaskResult(text); err != nil || got != want {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{
+		"OpaqueRef:x", "<value>", "<value>x", "<name>x</name>", "<value>&nosuch;</value>",
+		"<value><array><data><value>a</value></data></array></value>", "<value><struct/></value>",
+		"<value><string>a</string><string>b</string></value>", "<value>a<string>b</string></value>",
+	} {
+		if got, err := parseTaskResult(text); err == nil {
+			t.Errorf("%s was read as %q", text, got)
+		}
+	}
+	if _, err := parseTaskResult(strings.Repeat("x", taskResultLimit+1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("an oversized result gave %v", err)
+	}
+}
+
+// FuzzTaskResult: whatever text a task returns can be read back from the XML that carries it, and no XML panics.
+func FuzzTaskResult(f *testing.F) {
+	for _, seed := range []string{"", "<value></value>", "<value>OpaqueRef:x</value>", "<value>&lt;</value>", "<value><array><data/></array></value>", "žluťoučký 🐎"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := parseTaskResult(text)
+		if err == nil && text != "" && !strings.Contains(text, "<") {
+			t.Fatalf("%q was read as %q", text, got)
+		}
+		var escaped strings.Builder
+		if err := xml.EscapeText(&escaped, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if strings.ContainsRune(escaped.String(), '\uFFFD') {
+			return // not expressible in XML
+		}
+		if back, err := parseTaskResult("<value>" + escaped.String() + "</value>"); err != nil || back != text {
+			t.Fatalf("%q came back as %q, %v", text, back, err)
+		}
+	})
+}
+
+// FuzzReply: a reply is a result, an error of the API with a code, or malformed; never a panic, never nothing.
+func FuzzReply(f *testing.F) {
+	for _, seed := range []string{
+		`{"jsonrpc":"2.0","result":"","id":1}`,
+		`{"jsonrpc":"2.0","error":{"code":1,"message":"HANDLE_INVALID","data":["VM","x"]},"id":1}`,
+		`{"result":null,"error":["HOST_STILL_BOOTING"],"id":0}`,
+		`{"error":[]}`, `{"error":{"message":"X","data":7}}`, `null`, `<html>`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		raw, err := decodeReply("VM.start", body)
+		var failure *Error
+		switch {
+		case err == nil && len(raw) == 0:
+			t.Fatalf("%q gave nothing", body)
+		case err != nil && !errors.Is(err, ErrMalformed) && !errors.As(err, &failure):
+			t.Fatalf("%q gave %v", body, err)
+		}
+		if err == nil {
+			_ = decodeResult("VM.start", raw, new(VM))
+			_ = decodeResult("event.from", raw, new(EventBatch))
+		}
+	})
+}

@@ -1,0 +1,24 @@
+// Package xapi is a client of the XenAPI: JSON-RPC 2.0 over HTTPS, as spoken by XenServer 7 to 8 and
+// XCP-ng 8.x.
+//
+// It holds one session to a pool's coordinator and hides what is accidental in that: which host is the
+// coordinator today, whether the session has expired, whether a kept connection has been cut. It does not
+// hide what matters: a call that may or may not have been carried out ends in ErrOutcomeUnknown, and an error
+// of the API is an *Error with the code that the API gave.
+//
+//	     Call, Events                        Run
+//	         │                                │  Async.<method> → task → event.from → result (XML)
+//	         ▼                                ▼
+//	┌─ do: repeat, log in again, fail over ──────┐
+//	│    roundTrip: at most 20 at once, limits   │
+//	└────┬───────────────────────────────────────┘
+//	     ▼ TLS, leaf certificate pinned by SHA-256
+//	host A (coordinator)   host B ──HOST_IS_SLAVE──▶ host A
+//
+// Packages above take the small interface API, so that they can be tested without a server. Records are
+// structs written by hand with the fields a replication product needs; fields that an old host lacks stay zero,
+// fields that a new one adds are ignored.
+//
+// The facts behind every rule (status codes, shapes, traps) are those of xapi-facts and xapi-observed; comments
+// name the section.
+package xapi

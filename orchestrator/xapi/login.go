@@ -1,0 +1,97 @@
+package xapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// maxRedirects bounds how many HOST_IS_SLAVE answers are followed from one address: one leads to the
+// coordinator, a second happens when it moves meanwhile.
+const maxRedirects = 3
+
+// renew replaces a session that no longer works. Of several callers with the same stale session one logs in.
+func (c *Client) renew(ctx context.Context, stale session) error {
+	select {
+	case c.logins <- struct{}{}:
+		defer func() { <-c.logins }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	current, err := c.current()
+	if err != nil {
+		return err
+	}
+	if current != stale {
+		return nil
+	}
+	fresh, err := c.login(ctx, stale.address)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.session = fresh
+	}
+	c.mu.Unlock()
+	if closed {
+		// Close has logged out the stale session only; this one would stay for a day.
+		if _, _, err := c.roundTrip(ctx, c.config.CallTimeout, fresh.address, "session.logout", []any{fresh.ref}); err != nil {
+			return errors.Join(ErrClosed, err)
+		}
+		return ErrClosed
+	}
+	return nil
+}
+
+// login tries the last coordinator, then every configured address.
+func (c *Client) login(ctx context.Context, last string) (session, error) {
+	addresses := c.config.Addresses
+	if last != "" {
+		addresses = slices.Insert(slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == last }), 0, last)
+	}
+	var failures []error
+	for _, address := range addresses {
+		fresh, err := c.loginAt(ctx, address)
+		if err == nil {
+			return fresh, nil
+		}
+		if ctx.Err() != nil {
+			return session{}, fmt.Errorf("log in to %s: %w", address, context.Cause(ctx))
+		}
+		failures = append(failures, fmt.Errorf("log in to %s: %w", address, err))
+		// A wrong password is wrong everywhere, and repeating it may lock the account.
+		if errors.Is(err, ErrAuthentication) {
+			break
+		}
+	}
+	return session{}, errors.Join(failures...)
+}
+
+// loginAt logs in at one address, or at the coordinator that it names.
+func (c *Client) loginAt(ctx context.Context, address string) (session, error) {
+	for range maxRedirects {
+		raw, _, err := c.roundTrip(ctx, c.config.CallTimeout, address, "session.login_with_password",
+			[]any{c.config.Username, c.config.Password, "1.0", c.config.Originator})
+		var failure *Error
+		switch {
+		case err == nil:
+			var ref string
+			if err := decodeResult("session.login_with_password", raw, &ref); err != nil {
+				return session{}, err
+			}
+			return session{address: address, ref: ref}, nil
+		case IsCode(err, codeAuthenticationFailed):
+			return session{}, fmt.Errorf("%w of %q: set the right ones for this pool", ErrAuthentication, c.config.Username)
+		case errors.As(err, &failure) && failure.Code == codeHostIsSlave && len(failure.Params) > 0:
+			if address, err = coordinatorAddress(failure.Params[0], address); err != nil {
+				return session{}, err
+			}
+		default:
+			return session{}, err
+		}
+	}
+	return session{}, fmt.Errorf("no coordinator found: %d hosts in a row named another one, the last %s", maxRedirects, address)
+}
