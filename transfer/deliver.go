@@ -1,0 +1,133 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"time"
+
+	"github.com/understudy-dr/understudy/blockio"
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
+)
+
+// deliver sends the blocks that are wanted, in the order of the answers.
+func (s *sendSession) deliver(ctx context.Context) error {
+	buf := blockio.AlignedBuffer(maxContent)
+	header := make([]byte, 0, dataHeaderSize)
+	for {
+		select {
+		case p := <-s.answered:
+			for rest := p.want; rest != 0; {
+				part := lowest(rest, gatherBlocks)
+				rest &^= part
+				if err := s.send(ctx, p, part, buf, header); err != nil {
+					return err
+				}
+			}
+			s.settle(p)
+		case <-s.over:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// send puts some blocks of an extent into one DATA.
+func (s *sendSession) send(ctx context.Context, p *pending, blocks uint64, buf, header []byte) error {
+	content := buf[:contentLength(s.geometry, p.number, blocks)]
+	s.mu.Lock()
+	held := p.holds // and stays so, for it is pinned
+	s.mu.Unlock()
+	if held {
+		at := 0
+		for b := range ones(blocks) {
+			at += copy(content[at:], p.block(b))
+		}
+	} else if err := s.reread(p, blocks, content); err != nil {
+		return err
+	}
+	e, packed, err := s.packer.pack(content, s.progress)
+	if err != nil {
+		return err
+	}
+	header = dataHeader{extent: p.number, blocks: blocks, encoding: e}.append(header[:0])
+	start := time.Now()
+	if err := s.Conn.WriteFrame(ctx, typeData, header, packed); err != nil {
+		return err
+	}
+	s.packer.sent(len(packed), time.Since(start))
+	s.progress.sent.Add(int64(len(content)))
+	return nil
+}
+
+// reread reads blocks whose data was given up while the answer was on its way.
+func (s *sendSession) reread(p *pending, blocks uint64, content []byte) error {
+	start := time.Now()
+	defer s.progress.spend(StageRead, start)
+	h := s.key.NewHasher()
+	at := 0
+	for b := range ones(blocks) {
+		off, n := s.geometry.BlockRange(p.number*manifest.BlocksPerExtent + uint32(b))
+		part := content[at : at+n]
+		if err := readFull(s.source, part, off); err != nil {
+			return fmt.Errorf("read the source again: %w", err)
+		}
+		if h.Block(part) != p.blocks[b] {
+			return fmt.Errorf("%w: the source changed at offset %d while it was read; it must be a snapshot", ErrMismatch, off)
+		}
+		s.progress.read.Add(int64(n))
+		at += n
+	}
+	return nil
+}
+
+// lowest keeps the lowest n set bits.
+func lowest(bitmap uint64, n int) uint64 {
+	rest := bitmap
+	for range n {
+		rest &= rest - 1
+	}
+	if bits.OnesCount64(bitmap) <= n {
+		return bitmap
+	}
+	return bitmap &^ rest
+}
+
+// readFull reads all of p or fails.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+}
+
+// closeWith tells the peer why this end gives up.
+func closeWith(c Conn, cause error) {
+	code := CodeFailed
+	switch {
+	case errors.Is(cause, ErrProtocol):
+		code = netproto.CodeProtocol
+	case errors.Is(cause, ErrTask):
+		code = CodeTask
+	case errors.Is(cause, ErrMismatch):
+		code = CodeMismatch
+	}
+	// The caller gets the cause; the peer is told if it still can be.
+	_ = c.CloseWithError(code, cause.Error())
+}
+
+// peerEnded names a connection that ended in the middle of the conversation.
+func peerEnded(err error) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("the peer closed the connection before the transfer was complete: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}

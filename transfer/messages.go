@@ -1,0 +1,342 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
+)
+
+// Message types. Those from 0x80 count in netproto's window. docs/protocol.md
+// is the specification.
+const (
+	typeOpen     netproto.Type = 0x10 // S → R
+	typeBaseline netproto.Type = 0x11 // R → S
+	typeOffer    netproto.Type = 0x12 // S → R
+	typePassed   netproto.Type = 0x13 // S → R
+	typeWant     netproto.Type = 0x14 // R → S
+	typeAck      netproto.Type = 0x15 // R → S
+	typeEnd      netproto.Type = 0x16 // S → R
+	typeResult   netproto.Type = 0x17 // R → S
+	typeData     netproto.Type = 0x80 // S → R
+)
+
+// Limits of the conversation. They are part of the protocol: a peer that
+// exceeds one breaks it.
+const (
+	// scanWindow is how many extents beyond PASSED the receiver scans.
+	scanWindow = 256
+	// maxOffers is how many offers may wait for their WANT.
+	maxOffers = 256
+	// baselineBatch is how many digests one BASELINE holds at most.
+	baselineBatch = 32
+	// gatherBlocks is how many blocks one DATA holds at most (1 MiB).
+	gatherBlocks = 16
+	maxTask      = 64
+)
+
+// mode says how the baseline is known.
+type mode uint8
+
+const (
+	modeScan    mode = 1 // the receiver scans and sends BASELINE
+	modeTrusted mode = 2 // the sender has the receiver's manifest
+)
+
+// open is the first message: the sender says what it was told.
+type open struct {
+	mode mode
+	size int64
+	key  manifest.KeyID
+	task string
+}
+
+func (m open) append(b []byte) []byte {
+	b = append(b, byte(m.mode), byte(len(m.task)))
+	b = binary.BigEndian.AppendUint64(b, uint64(m.size))
+	b = append(b, m.key[:]...)
+	return append(b, m.task...)
+}
+
+func decodeOpen(p []byte) (m open, err error) {
+	const fixed = 18
+	if len(p) < fixed || len(p) != fixed+int(p[1]) {
+		return m, malformed("OPEN", "its length is %d", len(p))
+	}
+	m.mode = mode(p[0])
+	m.size = int64(binary.BigEndian.Uint64(p[2:]))
+	m.key = manifest.KeyID(p[10:18])
+	m.task = string(p[fixed:])
+	switch {
+	case m.mode != modeScan && m.mode != modeTrusted:
+		return m, malformed("OPEN", "mode %d is unknown", m.mode)
+	case len(m.task) == 0 || len(m.task) > maxTask:
+		return m, malformed("OPEN", "the task's name has %d bytes", len(m.task))
+	}
+	if err := (manifest.Geometry{Size: m.size}).Validate(); err != nil {
+		return m, malformed("OPEN", "%v", err)
+	}
+	return m, nil
+}
+
+// baseline carries the digests of consecutive extents from first.
+type baseline struct {
+	first   uint32
+	digests []manifest.Digest
+}
+
+func (m baseline) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, m.first)
+	for i := range m.digests {
+		b = append(b, m.digests[i][:]...)
+	}
+	return b
+}
+
+func decodeBaseline(p []byte) (m baseline, err error) {
+	n := (len(p) - 4) / len(manifest.Digest{})
+	if n < 1 || n > baselineBatch || len(p) != 4+n*len(manifest.Digest{}) {
+		return m, malformed("BASELINE", "its length is %d", len(p))
+	}
+	m.first = binary.BigEndian.Uint32(p)
+	m.digests = make([]manifest.Digest, n)
+	for i := range m.digests {
+		copy(m.digests[i][:], p[4+i*len(m.digests[i]):])
+	}
+	return m, nil
+}
+
+// shortDigest is the truncated digest that decides 'same' on the wire.
+type shortDigest = [16]byte
+
+// offer says what one extent holds at the sender. Bit i of a bitmap is block i
+// of the extent. zero and copied are subsets of blocks; copied and zero are
+// disjoint. digests holds those of blocks without zero, sources one block number
+// for each bit of copied, both in ascending order.
+type offer struct {
+	extent  uint32
+	blocks  uint64
+	zero    uint64
+	copied  uint64
+	digests []shortDigest
+	sources []uint32
+}
+
+func (m *offer) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, m.extent)
+	b = binary.BigEndian.AppendUint64(b, m.blocks)
+	b = binary.BigEndian.AppendUint64(b, m.zero)
+	b = binary.BigEndian.AppendUint64(b, m.copied)
+	for i := range m.digests {
+		b = append(b, m.digests[i][:]...)
+	}
+	for _, s := range m.sources {
+		b = binary.BigEndian.AppendUint32(b, s)
+	}
+	return b
+}
+
+func decodeOffer(p []byte, g manifest.Geometry) (m *offer, err error) {
+	const fixed = 28
+	if len(p) < fixed {
+		return nil, malformed("OFFER", "its length is %d", len(p))
+	}
+	m = &offer{
+		extent: binary.BigEndian.Uint32(p),
+		blocks: binary.BigEndian.Uint64(p[4:]),
+		zero:   binary.BigEndian.Uint64(p[12:]),
+		copied: binary.BigEndian.Uint64(p[20:]),
+	}
+	digests, sources := bits.OnesCount64(m.blocks&^m.zero), bits.OnesCount64(m.copied)
+	switch {
+	case m.extent >= g.Extents():
+		return nil, malformed("OFFER", "extent %d is beyond the disk's %d", m.extent, g.Extents())
+	case m.blocks == 0 || m.blocks&^fullBitmap(g, m.extent) != 0:
+		return nil, malformed("OFFER", "blocks %#x of extent %d", m.blocks, m.extent)
+	case m.zero&^m.blocks != 0 || m.copied&^m.blocks != 0 || m.zero&m.copied != 0:
+		return nil, malformed("OFFER", "zero %#x or copied %#x are not parts of blocks %#x", m.zero, m.copied, m.blocks)
+	case len(p) != fixed+16*digests+4*sources:
+		return nil, malformed("OFFER", "its length is %d", len(p))
+	}
+	p = p[fixed:]
+	m.digests = make([]shortDigest, digests)
+	for i := range m.digests {
+		copy(m.digests[i][:], p[16*i:])
+	}
+	p = p[16*digests:]
+	m.sources = make([]uint32, sources)
+	for i := range m.sources {
+		if m.sources[i] = binary.BigEndian.Uint32(p[4*i:]); m.sources[i] >= g.Blocks() {
+			return nil, malformed("OFFER", "copy from block %d, beyond the disk's %d", m.sources[i], g.Blocks())
+		}
+	}
+	return m, nil
+}
+
+// want is the answer to an offer: the blocks that shall be sent, maybe none.
+type want struct {
+	extent uint32
+	blocks uint64
+}
+
+func (m want) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, m.extent)
+	return binary.BigEndian.AppendUint64(b, m.blocks)
+}
+
+func decodeWant(p []byte) (m want, err error) {
+	if len(p) != 12 {
+		return m, malformed("WANT", "its length is %d", len(p))
+	}
+	return want{binary.BigEndian.Uint32(p), binary.BigEndian.Uint64(p[4:])}, nil
+}
+
+// encoding says how a DATA's content is packed.
+type encoding uint8
+
+const (
+	encodingRaw  encoding = 0
+	encodingZstd encoding = 1 // one zstd frame
+)
+
+// dataHeader stands before the content of DATA: blocks of one extent, ascending
+// and without gaps between them.
+type dataHeader struct {
+	extent   uint32
+	blocks   uint64
+	encoding encoding
+}
+
+const dataHeaderSize = 16
+
+func (m dataHeader) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, m.extent)
+	b = append(b, byte(m.encoding), 0, 0, 0)
+	return binary.BigEndian.AppendUint64(b, m.blocks)
+}
+
+func decodeData(p []byte, g manifest.Geometry) (m dataHeader, content []byte, err error) {
+	if len(p) <= dataHeaderSize {
+		return m, nil, malformed("DATA", "its length is %d", len(p))
+	}
+	m = dataHeader{extent: binary.BigEndian.Uint32(p), encoding: encoding(p[4]), blocks: binary.BigEndian.Uint64(p[8:])}
+	content = p[dataHeaderSize:]
+	switch {
+	case m.encoding > encodingZstd || p[5]|p[6]|p[7] != 0:
+		return m, nil, malformed("DATA", "encoding % x is unknown", p[4:8])
+	case m.extent >= g.Extents() || m.blocks == 0 || m.blocks&^fullBitmap(g, m.extent) != 0:
+		return m, nil, malformed("DATA", "blocks %#x of extent %d", m.blocks, m.extent)
+	case bits.OnesCount64(m.blocks) > gatherBlocks:
+		return m, nil, malformed("DATA", "it gathers %d blocks; at most %d are allowed", bits.OnesCount64(m.blocks), gatherBlocks)
+	case m.encoding == encodingRaw && len(content) != contentLength(g, m.extent, m.blocks):
+		return m, nil, malformed("DATA", "%d bytes for blocks %#x", len(content), m.blocks)
+	}
+	return m, content, nil
+}
+
+// appendNumber encodes PASSED and ACK, which hold one extent number.
+func appendNumber(b []byte, extent uint32) []byte { return binary.BigEndian.AppendUint32(b, extent) }
+
+func decodeNumber(name string, p []byte, g manifest.Geometry) (uint32, error) {
+	if len(p) != 4 {
+		return 0, malformed(name, "its length is %d", len(p))
+	}
+	n := binary.BigEndian.Uint32(p)
+	if n > g.Extents() {
+		return 0, malformed(name, "%d is beyond the disk's %d extents", n, g.Extents())
+	}
+	return n, nil
+}
+
+// end closes the sender's side; result is its digest over all that was
+// offered.
+type end struct{ result manifest.Digest }
+
+func (m end) append(b []byte) []byte { return append(b, m.result[:]...) }
+
+func decodeEnd(p []byte) (m end, err error) {
+	if len(p) != len(m.result) {
+		return m, malformed("END", "its length is %d", len(p))
+	}
+	copy(m.result[:], p)
+	return m, nil
+}
+
+// result is the receiver's last word: everything is durable.
+type result struct {
+	result                              manifest.Digest
+	same, zero, copied, sent            int64 // content by verdict, in bytes
+	readBytes, writtenBytes, bytesTotal int64 // I/O on the target; bytesTotal is the logical size
+}
+
+func (m *result) numbers() []*int64 {
+	return []*int64{&m.same, &m.zero, &m.copied, &m.sent, &m.readBytes, &m.writtenBytes, &m.bytesTotal}
+}
+
+func (m *result) append(b []byte) []byte {
+	b = append(b, m.result[:]...)
+	for _, n := range m.numbers() {
+		b = binary.BigEndian.AppendUint64(b, uint64(*n))
+	}
+	return b
+}
+
+func decodeResult(p []byte) (m result, err error) {
+	numbers := m.numbers()
+	if len(p) != len(m.result)+8*len(numbers) {
+		return m, malformed("RESULT", "its length is %d", len(p))
+	}
+	copy(m.result[:], p)
+	for i, n := range numbers {
+		if *n = int64(binary.BigEndian.Uint64(p[len(m.result)+8*i:])); *n < 0 {
+			return m, malformed("RESULT", "counter %d is negative", i)
+		}
+	}
+	for _, n := range numbers[:4] {
+		if *n > m.bytesTotal {
+			return m, malformed("RESULT", "a verdict counts %d of %d bytes", *n, m.bytesTotal)
+		}
+	}
+	if sum := m.same + m.zero + m.copied + m.sent; sum != m.bytesTotal {
+		return m, malformed("RESULT", "the verdicts add up to %d of %d bytes", sum, m.bytesTotal)
+	}
+	return m, nil
+}
+
+// fullBitmap has a bit for each block of an extent.
+func fullBitmap(g manifest.Geometry, extent uint32) uint64 {
+	return ^uint64(0) >> (64 - g.BlocksIn(extent))
+}
+
+// contentLength is the number of bytes that blocks of an extent hold.
+func contentLength(g manifest.Geometry, extent uint32, blocks uint64) int {
+	n := 0
+	for b := range ones(blocks) {
+		n += blockLength(g, extent, b)
+	}
+	return n
+}
+
+// blockLength is the length of block b of an extent: the disk's last block is
+// as short as the logical size makes it.
+func blockLength(g manifest.Geometry, extent uint32, b int) int {
+	_, n := g.BlockRange(extent*manifest.BlocksPerExtent + uint32(b))
+	return n
+}
+
+// ones yields the positions of the set bits, ascending.
+func ones(bitmap uint64) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		for ; bitmap != 0; bitmap &= bitmap - 1 {
+			if !yield(bits.TrailingZeros64(bitmap)) {
+				return
+			}
+		}
+	}
+}
+
+func malformed(message, format string, args ...any) error {
+	return fmt.Errorf("%w: malformed %s: "+format, append([]any{ErrProtocol, message}, args...)...)
+}

@@ -1,0 +1,205 @@
+package transfer
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/understudy-dr/understudy/manifest"
+)
+
+var goldenBlock = regexp.MustCompile("(?ms)^```golden name=(\\S+)\n(.*?)^```$")
+
+// golden returns the bytes that docs/protocol.md gives as examples.
+func golden(t testing.TB) map[string][]byte {
+	t.Helper()
+	text, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := make(map[string][]byte)
+	for _, m := range goldenBlock.FindAllSubmatch(text, -1) {
+		p, err := hex.DecodeString(strings.Join(strings.Fields(string(m[2])), ""))
+		if err != nil {
+			t.Fatalf("golden %s: %v", m[1], err)
+		}
+		blocks[string(m[1])] = p
+	}
+	return blocks
+}
+
+var sixMiB = manifest.Geometry{Size: 6 << 20}
+
+func filled[T ~[16]byte | ~[32]byte](b byte) (d T) {
+	for i := range len(d) {
+		d[i] = b
+	}
+	return d
+}
+
+// codecs are the examples of docs/protocol.md, and the decoder of each message.
+var codecs = map[string]struct {
+	encoded []byte
+	decode  func(p []byte) (again []byte, err error)
+}{
+	"open": {
+		open{mode: modeTrusted, size: 6 << 20, key: manifest.KeyID{1, 2, 3, 4, 5, 6, 7, 8}, task: "t1"}.append(nil),
+		func(p []byte) ([]byte, error) { m, err := decodeOpen(p); return m.append(nil), err },
+	},
+	"baseline": {
+		baseline{5, []manifest.Digest{filled[manifest.Digest](0xaa)}}.append(nil),
+		func(p []byte) ([]byte, error) { m, err := decodeBaseline(p); return m.append(nil), err },
+	},
+	"offer": {
+		(&offer{
+			extent: 1, blocks: 1<<31 | 1<<2 | 1, zero: 1, copied: 1 << 2,
+			digests: []shortDigest{filled[shortDigest](0xbb), filled[shortDigest](0xcc)}, sources: []uint32{7},
+		}).append(nil),
+		func(p []byte) ([]byte, error) {
+			m, err := decodeOffer(p, sixMiB)
+			if err != nil {
+				return nil, err
+			}
+			return m.append(nil), nil
+		},
+	},
+	"want": {
+		want{1, 1 << 31}.append(nil),
+		func(p []byte) ([]byte, error) { m, err := decodeWant(p); return m.append(nil), err },
+	},
+	"data-header": {
+		dataHeader{extent: 1, blocks: 1 << 31}.append(nil),
+		func(p []byte) ([]byte, error) {
+			m, _, err := decodeData(append(bytes.Clone(p), make([]byte, manifest.BlockSize)...), sixMiB)
+			return m.append(nil), err
+		},
+	},
+	"number": {
+		appendNumber(nil, 2),
+		func(p []byte) ([]byte, error) {
+			n, err := decodeNumber("ACK", p, sixMiB)
+			return appendNumber(nil, n), err
+		},
+	},
+	"result": {
+		(&result{
+			result: filled[manifest.Digest](0xdd), same: 5952 << 10, zero: 64 << 10, copied: 64 << 10, sent: 64 << 10,
+			readBytes: 64 << 10, writtenBytes: 128 << 10, bytesTotal: 6 << 20,
+		}).append(nil),
+		func(p []byte) ([]byte, error) { m, err := decodeResult(p); return m.append(nil), err },
+	},
+}
+
+// TestGolden holds the codecs and docs/protocol.md together.
+func TestGolden(t *testing.T) {
+	documented := golden(t)
+	for name, c := range codecs {
+		want, ok := documented[name]
+		if !ok {
+			t.Errorf("docs/protocol.md has no example %s", name)
+		}
+		if diff := cmp.Diff(hex.EncodeToString(want), hex.EncodeToString(c.encoded)); diff != "" {
+			t.Errorf("%s (-documented +encoded):\n%s", name, diff)
+		}
+		again, err := c.decode(want)
+		if err != nil || !bytes.Equal(again, want) {
+			t.Errorf("%s decodes to %x, %v", name, again, err)
+		}
+		for n := range len(want) {
+			if _, err := c.decode(want[:n]); !errors.Is(err, ErrProtocol) {
+				t.Errorf("%s cut to %d bytes: %v, want ErrProtocol", name, n, err)
+			}
+		}
+		if _, err := c.decode(append(bytes.Clone(want), 0)); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s with a byte more: %v, want ErrProtocol", name, err)
+		}
+	}
+}
+
+// TestRefused: values that no sender may send.
+func TestRefused(t *testing.T) {
+	change := func(name string, at int, b byte) []byte {
+		p := bytes.Clone(codecs[name].encoded)
+		p[at] = b
+		return p
+	}
+	for name, c := range map[string]struct {
+		codec string
+		p     []byte
+	}{
+		"unknown mode":            {"open", change("open", 0, 3)},
+		"no task":                 {"open", change("open", 1, 0)[:18]},
+		"negative size":           {"open", change("open", 2, 0x80)},
+		"size of zero":            {"open", change("open", 7, 0)},
+		"extent beyond":           {"offer", change("offer", 3, 2)},
+		"block beyond":            {"offer", change("offer", 4, 0x80)},
+		"zero not offered":        {"offer", change("offer", 18, 0x01)},
+		"copied not offered":      {"offer", change("offer", 26, 0x01)},
+		"copy from beyond":        {"offer", change("offer", 63, 96)},
+		"unknown encoding":        {"data-header", change("data-header", 4, 2)},
+		"reserved byte":           {"data-header", change("data-header", 7, 1)},
+		"more blocks than bytes":  {"data-header", change("data-header", 15, 1)},
+		"number beyond":           {"number", change("number", 3, 3)},
+		"counters beyond":         {"result", change("result", 37, 0x5e)},
+		"a counter of 2^63 bytes": {"result", change("result", 32, 0x80)},
+	} {
+		if _, err := codecs[c.codec].decode(c.p); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s: %v, want ErrProtocol", name, err)
+		}
+	}
+}
+
+// fuzz feeds a decoder; what it takes must encode to the same bytes.
+func fuzz(f *testing.F, name string) {
+	f.Add(codecs[name].encoded)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		again, err := codecs[name].decode(p)
+		if err == nil && !bytes.Equal(again, p) {
+			t.Errorf("%x decodes and encodes to %x", p, again)
+		}
+		if err != nil && !errors.Is(err, ErrProtocol) {
+			t.Errorf("%x: %v is no ErrProtocol", p, err)
+		}
+	})
+}
+
+func FuzzOpen(f *testing.F)     { fuzz(f, "open") }
+func FuzzBaseline(f *testing.F) { fuzz(f, "baseline") }
+func FuzzOffer(f *testing.F)    { fuzz(f, "offer") }
+func FuzzWant(f *testing.F)     { fuzz(f, "want") }
+func FuzzNumber(f *testing.F)   { fuzz(f, "number") }
+func FuzzResult(f *testing.F)   { fuzz(f, "result") }
+
+// FuzzData feeds the header and the unpacker behind it.
+func FuzzData(f *testing.F) {
+	k := newPacker(CompressionOn)
+	_, packed, err := k.pack(bytes.Repeat([]byte("understudy "), manifest.BlockSize/11+1)[:manifest.BlockSize], new(Progress))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(dataHeader{extent: 1, blocks: 1, encoding: encodingZstd}.append(nil), packed...))
+	f.Add(append(dataHeader{extent: 1, blocks: 1}.append(nil), make([]byte, manifest.BlockSize)...))
+	var u unpacker
+	f.Cleanup(u.close)
+	dst := make([]byte, maxContent)
+	f.Fuzz(func(t *testing.T, p []byte) {
+		m, content, err := decodeData(p, sixMiB)
+		if err == nil {
+			length := contentLength(sixMiB, m.extent, m.blocks)
+			var out []byte
+			if out, err = u.unpack(dst, m.encoding, content, length, new(Progress)); err == nil && len(out) != length {
+				t.Errorf("%d bytes for blocks of %d", len(out), length)
+			}
+		}
+		if err != nil && !errors.Is(err, ErrProtocol) {
+			t.Errorf("%v is no ErrProtocol", err)
+		}
+	})
+}

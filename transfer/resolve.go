@@ -1,0 +1,285 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/blockio"
+	"github.com/understudy-dr/understudy/manifest"
+)
+
+// copiers is how many candidates for a copy are read at a time.
+const copiers = 8
+
+// resolver decides what each offered block needs.
+type resolver struct {
+	*receiver
+	hasher  *manifest.Hasher
+	buffers [copiers][]byte
+	hashers [copiers]*manifest.Hasher
+}
+
+// candidate is a block that the target may hold elsewhere.
+type candidate struct {
+	place
+	short shortDigest
+	from  uint32
+	held  bool // the outcome
+}
+
+// resolve answers offers, in order.
+func (r *receiver) resolve(ctx context.Context) error {
+	v := &resolver{receiver: r, hasher: r.Key.NewHasher()}
+	for i := range v.buffers {
+		v.buffers[i] = blockio.AlignedBuffer(manifest.BlockSize)
+		v.hashers[i] = r.Key.NewHasher()
+	}
+	for it := range r.offers {
+		if err := r.room(ctx); err != nil {
+			return err
+		}
+		wanted, err := v.answer(ctx, it)
+		if err != nil {
+			return err
+		}
+		// Counted as wanted before the sender can know of it.
+		r.mu.Lock()
+		it.wanted = wanted
+		r.mu.Unlock()
+		if err := r.Conn.WriteFrame(ctx, typeWant, want{it.number, wanted}.append(nil)); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// room waits while too much stands behind an extent that is not settled.
+func (r *receiver) room(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		ok := len(r.open) < maxQueue
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-r.popped:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// answer settles what needs no data and returns the blocks that do.
+func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err error) {
+	m := it.offer
+	var zero, same uint64
+	var candidates []*candidate
+	digest, source := 0, 0
+	for b := range ones(m.blocks) {
+		length := blockLength(v.geometry, it.number, b)
+		if m.zero>>b&1 == 1 {
+			full := v.hasher.ZeroBlock(length)
+			if !v.Trusted && it.blocks[b] == full {
+				same |= 1 << b
+			} else {
+				zero |= 1 << b
+			}
+			it.blocks[b] = full
+			continue
+		}
+		short := m.digests[digest]
+		digest++
+		from, held := uint32(0), false
+		if m.copied>>b&1 == 1 {
+			from, held = m.sources[source], true
+			source++
+		}
+		if !v.Trusted && it.blocks[b].Short() == short {
+			same |= 1 << b
+			continue
+		}
+		if !held {
+			from, held = v.seen.find(short)
+		}
+		if held {
+			candidates = append(candidates, &candidate{place: place{it, b}, short: short, from: from})
+		} else if v.await(short, place{it, b}) {
+			wanted |= 1 << b
+		}
+	}
+	if err := v.zero(it, zero); err != nil {
+		return 0, err
+	}
+	copied, err := v.copy(ctx, candidates)
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range candidates {
+		if !c.held && v.await(c.short, c.place) {
+			wanted |= 1 << c.b
+		}
+	}
+	v.progress.same.Add(int64(contentLength(v.geometry, it.number, same)))
+	v.progress.zero.Add(int64(contentLength(v.geometry, it.number, zero)))
+	v.progress.copied.Add(int64(contentLength(v.geometry, it.number, copied)))
+	return wanted, v.settle(ctx, it, same|zero|copied, v.hasher)
+}
+
+// await puts a place among those that wait for a content. It reports whether
+// that content must be asked for: it must not when it is on its way already.
+func (r *receiver) await(d shortDigest, p place) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, coming := r.waiting[d]
+	if !coming {
+		r.waiting[d] = nil
+		return true
+	}
+	r.waiting[d] = append(r.waiting[d], p)
+	return false
+}
+
+// zero writes zeroes over blocks of an extent, in as few calls as they allow.
+func (r *receiver) zero(it *item, blocks uint64) error {
+	return r.runs(it.number, blocks, func(off int64, length int) error {
+		start := time.Now()
+		defer r.progress.spend(StageWrite, start)
+		if err := r.Target.WriteZeroes(off, int64(length)); err != nil {
+			return fmt.Errorf("zero the target: %w", err)
+		}
+		r.soil(length)
+		return nil
+	})
+}
+
+// runs calls do for each run of adjacent blocks.
+func (r *receiver) runs(extent uint32, blocks uint64, do func(off int64, length int) error) error {
+	var off int64
+	length := 0
+	for b := range ones(blocks) {
+		o, n := r.geometry.BlockRange(extent*manifest.BlocksPerExtent + uint32(b))
+		if length > 0 && o == off+int64(length) {
+			length += n
+			continue
+		}
+		if length > 0 {
+			if err := do(off, length); err != nil {
+				return err
+			}
+		}
+		off, length = o, n
+	}
+	if length == 0 {
+		return nil
+	}
+	return do(off, length)
+}
+
+// soil counts what the next flush makes durable.
+func (r *receiver) soil(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dirty += int64(n)
+}
+
+// copy reads each candidate, checks it and writes it where it is wanted. A
+// candidate that holds something else by now is no error: the block is asked for.
+func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied uint64, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	next := 0
+	for w := range min(copiers, len(candidates)) {
+		group.Go(func() error {
+			for {
+				mu.Lock()
+				i := next
+				next++
+				mu.Unlock()
+				if i >= len(candidates) || ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err := v.copyOne(candidates[i], v.buffers[w], v.hashers[w]); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	for _, c := range candidates {
+		if c.held {
+			copied |= 1 << c.b
+		}
+	}
+	return copied, nil
+}
+
+func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
+	target := c.it.number*manifest.BlocksPerExtent + uint32(c.b)
+	off, length := v.geometry.BlockRange(target)
+	from, n := v.geometry.BlockRange(c.from)
+	if n != length {
+		return nil
+	}
+	start := time.Now()
+	err := readFull(v.Target, buf[:n], from)
+	v.progress.spend(StageRead, start)
+	if err != nil {
+		return fmt.Errorf("read a block to copy: %w", err)
+	}
+	v.progress.read.Add(int64(n))
+	full := h.Block(buf[:n])
+	if full.Short() != c.short {
+		return nil
+	}
+	if err := v.put(buf[:n], off); err != nil {
+		return err
+	}
+	c.it.blocks[c.b] = full
+	v.seen.put(c.short, target)
+	c.held = true
+	return nil
+}
+
+// put writes checked content.
+func (r *receiver) put(p []byte, off int64) error {
+	start := time.Now()
+	defer r.progress.spend(StageWrite, start)
+	if _, err := r.Target.WriteAt(p, off); err != nil {
+		return fmt.Errorf("write the target: %w", err)
+	}
+	r.progress.written.Add(int64(len(p)))
+	r.soil(len(p))
+	return nil
+}
+
+// settle marks blocks of an extent as done; with the last one the extent is.
+func (r *receiver) settle(ctx context.Context, it *item, blocks uint64, h *manifest.Hasher) error {
+	r.mu.Lock()
+	it.missing &^= blocks
+	last := it.missing == 0 && blocks != 0
+	r.mu.Unlock()
+	if !last {
+		return nil
+	}
+	if !r.Trusted {
+		it.digest = h.Extent(it.blocks)
+		if err := r.records.add(ctx, it.number, it.digest, it.blocks); err != nil {
+			return err
+		}
+	}
+	_, length := r.geometry.ExtentRange(it.number)
+	r.progress.processed.Add(int64(length))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	it.settled = true
+	delete(r.open, it.number)
+	r.pop()
+	return nil
+}

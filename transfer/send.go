@@ -1,0 +1,136 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
+)
+
+// Send reads a source once and brings every sink to its content. It returns
+// when each sink has answered or failed; the error is of the source or of the
+// spec, and those of sinks stand in the result. When every sink has failed,
+// reading stops and the error joins theirs.
+func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
+	g := manifest.Geometry{Size: spec.Size}
+	if err := checkSend(g, spec); err != nil {
+		return SendResult{}, err
+	}
+	p := orNew(spec.Progress)
+	p.size.Store(spec.Size)
+	_, _, keep := spec.buffers(hashers())
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	sessions := make([]*sendSession, len(spec.Sinks))
+	results := make([]SinkResult, len(spec.Sinks))
+	var running sync.WaitGroup
+	var failures failureCount
+	for i, sink := range spec.Sinks {
+		s := newSendSession(sink, spec, g, max(1, keep/len(spec.Sinks)))
+		sessions[i] = s
+		running.Go(func() {
+			err := s.run(ctx)
+			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot()}
+			if err != nil && failures.add() == len(sessions) {
+				cancel(errNoSink)
+			}
+		})
+	}
+	root := spec.Key.NewRoot(g)
+	err := scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, func(e *extent) error {
+		defer e.release()
+		root.Add(e.digest)
+		for _, s := range sessions {
+			e.holders.Add(1)
+			if !s.take(ctx, e) {
+				e.release()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		cancel(err) // no sink may take a part for the whole
+	}
+	for _, s := range sessions {
+		close(s.in)
+	}
+	running.Wait()
+	if errors.Is(context.Cause(ctx), errNoSink) {
+		err = nil
+		for _, r := range results {
+			err = errors.Join(err, r.Err)
+		}
+		return SendResult{Sinks: results}, err
+	}
+	if err != nil {
+		return SendResult{Sinks: results}, fmt.Errorf("read the source: %w", err)
+	}
+	sum, err := root.Sum()
+	return SendResult{Root: sum, Sinks: results}, err
+}
+
+var errNoSink = errors.New("every sink has failed")
+
+type failureCount struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (f *failureCount) add() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n++
+	return f.n
+}
+
+func checkSend(g manifest.Geometry, spec SendSpec) error {
+	if err := checkKnown(g, spec.Known); err != nil {
+		return err
+	}
+	if len(spec.Sinks) < 1 || len(spec.Sinks) > MaxSinks {
+		return fmt.Errorf("%w: %d sinks; 1 to %d can be fed at once", ErrTask, len(spec.Sinks), MaxSinks)
+	}
+	for _, s := range spec.Sinks {
+		if len(s.Task) < 1 || len(s.Task) > maxTask {
+			return fmt.Errorf("%w: a task's name has 1 to %d bytes, this one %d", ErrTask, maxTask, len(s.Task))
+		}
+		if s.Trusted != nil {
+			if err := checkKnown(g, s.Trusted.Extents()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Copy brings a target in this process to the content of a source, by the same
+// engine over a connection that never leaves memory.
+func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
+	near, far, err := netproto.Pipe(netproto.Options{})
+	if err != nil {
+		return SendResult{}, err
+	}
+	var sent SendResult
+	progress := orNew(spec.Progress)
+	half := spec.Tuning
+	half.Memory = max(MinMemory, half.Memory/2)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		sent, err = Send(ctx, SendSpec{
+			Source: spec.Source, Size: spec.Size, Key: spec.Key, Known: spec.Known, Tuning: half, Progress: progress,
+			Sinks: []SinkSpec{{Conn: near, Task: "copy", Trusted: spec.Trusted, Records: spec.Records, Progress: progress}},
+		})
+		return err
+	})
+	group.Go(func() error {
+		_, err := Receive(ctx, ReceiveSpec{Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Tuning: half})
+		return err
+	})
+	return sent, group.Wait()
+}

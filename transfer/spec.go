@@ -1,0 +1,188 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/understudy-dr/understudy/blockio"
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
+)
+
+// Source is what a transfer reads: a disk, or anything that can be read at
+// offsets by several goroutines at once. It does not change while it is read
+// (a snapshot).
+type Source = blockio.Readable
+
+// Conn is what a transfer needs of a connection; those of netproto have it.
+// WriteFrame may be called by several goroutines, ReadFrame by one at a time. A
+// transfer closes its connections before it returns.
+type Conn interface {
+	WriteFrame(ctx context.Context, t netproto.Type, payload ...[]byte) error
+	ReadFrame(ctx context.Context) (netproto.Frame, error)
+	CloseWithError(code netproto.ErrorCode, message string) error
+	Stats() netproto.Stats
+	Close() error
+}
+
+// Baseline is what is known of a disk's content: a cached manifest, or
+// all zeroes. It is used by one goroutine at a time.
+type Baseline interface {
+	// Extents holds the digest of every extent, in order. The slice is
+	// not changed by the caller.
+	Extents() []manifest.Digest
+	// Prefetch says that the block digests of these extents will be asked
+	// for soon. It does not block.
+	Prefetch(extents ...uint32)
+	// Blocks returns the block digests of one extent; it may have to ask
+	// for them over the network.
+	Blocks(ctx context.Context, extent uint32) ([]manifest.Digest, error)
+}
+
+// RecordFunc takes the new block digests of extents that are durable at the
+// receiver and that differ from the known manifest, in ascending order; every
+// extent below watermark is durable. It is called in order by one goroutine and
+// may block: the transfer then waits. The slice is the callee's.
+type RecordFunc func(ctx context.Context, watermark uint32, records []manifest.Record) error
+
+// Tuning bounds what a transfer may use. Zero values are defaults.
+type Tuning struct {
+	// Memory is how many bytes of buffers a transfer may hold at this end;
+	// default and at most DefaultMemory, at least MinMemory.
+	Memory int64
+	// QueueDepth is the number of 1 MiB reads in flight; default 16, less
+	// when Memory allows less.
+	QueueDepth int
+	// Compression is auto (default), on or off.
+	Compression Compression
+}
+
+// Memory bounds of one end of one transfer, in bytes of buffers.
+const (
+	DefaultMemory = 48 << 20
+	MinMemory     = 16 << 20
+)
+
+// Compression says when blocks are compressed on the wire.
+type Compression string
+
+// CompressionAuto compresses while the line is slower than the compressor.
+const (
+	CompressionAuto Compression = "auto"
+	CompressionOn   Compression = "on"
+	CompressionOff  Compression = "off"
+)
+
+// SendSpec says what to send where.
+type SendSpec struct {
+	Source Source
+	Size   int64 // logical size in bytes
+	Key    manifest.Key
+	Sinks  []SinkSpec // 1..MaxSinks; the source is read and hashed once for all
+	// Known, when set, is the cached manifest against which a disk's
+	// records and root are reported; nil reports every extent.
+	Known []manifest.Digest
+	Tuning
+	Progress *Progress // optional; counts reading and hashing
+}
+
+// MaxSinks is how many sinks one read pass may feed.
+const MaxSinks = 8
+
+// SinkSpec is the sender's side of one sink.
+type SinkSpec struct {
+	Conn Conn
+	// Task is the name that both ends were told; 1..64 bytes.
+	Task string
+	// Trusted, when set, is the sink's content: the sink is not scanned.
+	// nil means that the sink scans itself (untrusted).
+	Trusted Baseline
+	// Records, when set, takes what became durable at this sink.
+	Records  RecordFunc
+	Progress *Progress // optional; counts verdicts and the line
+}
+
+// SendResult is what a sender knows at the end.
+type SendResult struct {
+	Root  manifest.Digest // of the source, over the logical size
+	Sinks []SinkResult    // one for each sink of the spec, in its order
+}
+
+// SinkResult is the outcome for one sink. A sink that failed does not stop the
+// others.
+type SinkResult struct {
+	Err error
+	// Result is the digest over all that was offered, equal on both ends.
+	Result   manifest.Digest
+	Counters Counters
+}
+
+// ReceiveSpec is the receiver's side.
+type ReceiveSpec struct {
+	Conn   Conn
+	Task   string
+	Target blockio.Device
+	Size   int64 // logical size; at most the target's size
+	Key    manifest.Key
+	// Trusted says that the sender was given this target's manifest, so
+	// that the target is not scanned.
+	Trusted bool
+	// Known and Records report from this end, as in SendSpec and SinkSpec.
+	// Only an untrusted receiver can: a trusted one does not know the
+	// digests of blocks that did not change.
+	Known   []manifest.Digest
+	Records RecordFunc
+	Tuning
+	Progress *Progress
+}
+
+// ReceiveResult is what a receiver knows at the end.
+type ReceiveResult struct {
+	Trusted  bool
+	Result   manifest.Digest
+	Root     manifest.Digest // of the target as verified; zero when trusted
+	Counters Counters
+}
+
+// ScanSpec reads and hashes one disk and sends nothing.
+type ScanSpec struct {
+	Source  Source
+	Size    int64
+	Key     manifest.Key
+	Known   []manifest.Digest
+	Records RecordFunc // extents that differ from Known; watermark: read so far
+	Tuning
+	Progress *Progress
+}
+
+// CopySpec copies a disk inside one process, by the same engine.
+type CopySpec struct {
+	Source  Source
+	Target  blockio.Device
+	Size    int64
+	Key     manifest.Key
+	Trusted Baseline
+	Known   []manifest.Digest
+	Records RecordFunc
+	Tuning
+	Progress *Progress
+}
+
+// Errors a caller decides on.
+var (
+	// ErrProtocol is a message that breaks the protocol: a bug or an attack.
+	ErrProtocol = errors.New("transfer: protocol violation")
+	// ErrMismatch is content that is not what its digest says.
+	ErrMismatch = errors.New("transfer: content does not match its digest")
+	// ErrTask is a peer that was told of another task, key or size.
+	ErrTask = errors.New("transfer: the two ends were told different things")
+	// ErrTargetTooSmall is a target smaller than the logical size.
+	ErrTargetTooSmall = errors.New("transfer: target is smaller than the logical size")
+)
+
+// Codes of the ERROR frames that a transfer sends besides netproto's.
+const (
+	CodeFailed   netproto.ErrorCode = netproto.FirstApplicationCode + iota // this end could not go on
+	CodeTask                                                               // ErrTask
+	CodeMismatch                                                           // ErrMismatch
+)

@@ -1,0 +1,206 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/blockio"
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
+)
+
+// write takes DATA until there is no more: unpack, check, write. Several run.
+func (r *receiver) write(ctx context.Context) error {
+	w := &writer{receiver: r, hasher: r.Key.NewHasher(), buf: blockio.AlignedBuffer(maxContent)}
+	defer w.unpacker.close()
+	for f := range r.data {
+		if err := w.take(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type writer struct {
+	*receiver
+	hasher   *manifest.Hasher
+	unpacker unpacker
+	buf      []byte
+}
+
+// take owns the frame.
+func (w *writer) take(ctx context.Context, f netproto.Frame) error {
+	m, content, err := w.unpackFrame(f)
+	if err != nil {
+		return err
+	}
+	it, err := w.expected(m)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	at, digest := 0, 0
+	full := make([]manifest.Digest, 0, gatherBlocks)
+	for b := range ones(it.offer.blocks &^ it.offer.zero) {
+		short := it.offer.digests[digest]
+		digest++
+		if m.blocks>>b&1 == 0 {
+			continue
+		}
+		n := blockLength(w.geometry, it.number, b)
+		d := w.hasher.Block(content[at : at+n])
+		if d.Short() != short {
+			return fmt.Errorf("%w: block %d of extent %d as it arrived", ErrMismatch, b, it.number)
+		}
+		full = append(full, d)
+		at += n
+	}
+	w.progress.spend(StageHash, start)
+
+	at = 0
+	err = w.runs(it.number, m.blocks, func(off int64, length int) error {
+		err := w.put(content[at:at+length], off)
+		at += length
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.progress.sent.Add(int64(len(content)))
+	return w.spread(ctx, it, m.blocks, full, content)
+}
+
+// unpackFrame gives the frame back, so that the sender may go on, and returns
+// its content in the writer's own buffer.
+func (w *writer) unpackFrame(f netproto.Frame) (dataHeader, []byte, error) {
+	defer f.Release()
+	m, packed, err := decodeData(f.Payload, w.geometry)
+	if err != nil {
+		return m, nil, err
+	}
+	length := contentLength(w.geometry, m.extent, m.blocks)
+	content, err := w.unpacker.unpack(w.buf, m.encoding, packed, length, w.progress)
+	return m, content, err
+}
+
+// expected finds the extent that DATA belongs to; each block comes once, and
+// only when it was asked for.
+func (w *writer) expected(m dataHeader) (*item, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	it := w.open[m.extent]
+	if it == nil || m.blocks&^it.wanted != 0 {
+		return nil, malformed("DATA", "blocks %#x of extent %d were not asked for", m.blocks, m.extent)
+	}
+	it.wanted &^= m.blocks
+	return it, nil
+}
+
+// spread settles the blocks that came, and writes their content to every other
+// place that waits for it.
+func (w *writer) spread(ctx context.Context, it *item, blocks uint64, full []manifest.Digest, content []byte) error {
+	at, i := 0, 0
+	for b := range ones(blocks) {
+		n := blockLength(w.geometry, it.number, b)
+		d := full[i]
+		i++
+		it.blocks[b] = d
+		w.seen.put(d.Short(), it.number*manifest.BlocksPerExtent+uint32(b))
+		w.mu.Lock()
+		others := w.waiting[d.Short()]
+		delete(w.waiting, d.Short()) // from now on the index knows it
+		w.mu.Unlock()
+		for _, p := range others {
+			if err := w.alias(ctx, p, d, content[at:at+n]); err != nil {
+				return err
+			}
+		}
+		at += n
+	}
+	return w.settle(ctx, it, blocks, w.hasher)
+}
+
+// alias writes content to a place that waited for it.
+func (w *writer) alias(ctx context.Context, p place, d manifest.Digest, content []byte) error {
+	off, n := w.geometry.BlockRange(p.it.number*manifest.BlocksPerExtent + uint32(p.b))
+	if n != len(content) {
+		return fmt.Errorf("%w: one digest for blocks of %d and %d bytes", ErrMismatch, n, len(content))
+	}
+	if err := w.put(content, off); err != nil {
+		return err
+	}
+	p.it.blocks[p.b] = d
+	w.progress.copied.Add(int64(n))
+	return w.settle(ctx, p.it, 1<<p.b, w.hasher)
+}
+
+// acknowledge makes durable what is settled and tells the sender, at the latest
+// after flushBytes, ackExtents or ackInterval.
+func (r *receiver) acknowledge(ctx context.Context) error {
+	timer := time.NewTicker(ackInterval)
+	defer timer.Stop()
+	acked := uint32(0)
+	for {
+		due := false
+		select {
+		case <-r.kick:
+		case <-timer.C:
+			due = true
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		r.mu.Lock()
+		watermark, dirty := r.watermark(), r.dirty
+		over := r.ended && watermark == r.geometry.Extents()
+		if !over && (watermark == acked || !due && dirty < flushBytes && watermark-acked < ackExtents) {
+			r.mu.Unlock()
+			continue
+		}
+		r.dirty = 0
+		r.mu.Unlock()
+		if dirty > 0 || over {
+			start := time.Now()
+			if err := r.Target.Flush(); err != nil {
+				return fmt.Errorf("flush the target: %w", err)
+			}
+			r.progress.spend(StageWrite, start)
+		}
+		// What was written for extents below the watermark was written
+		// before it was read, and so before the flush.
+		r.records.advance(watermark)
+		if over {
+			return r.conclude(ctx)
+		}
+		if err := r.Conn.WriteFrame(ctx, typeAck, appendNumber(nil, watermark)); err != nil {
+			return err
+		}
+		acked = watermark
+	}
+}
+
+// ackInterval bounds how long settled extents wait for their ACK.
+const ackInterval = 2 * time.Second
+
+// conclude sends RESULT.
+func (r *receiver) conclude(ctx context.Context) error {
+	r.result.Result = r.list.sum()
+	if r.result.Result != r.theirs {
+		return fmt.Errorf("%w: this end accepted %s, the sender offered %s; run again without trust", ErrMismatch, r.result.Result, r.theirs)
+	}
+	if r.root != nil {
+		root, err := r.root.Sum()
+		if err != nil {
+			return err
+		}
+		r.result.Root = root
+	}
+	r.records.finish()
+	p := r.progress.Snapshot()
+	m := result{
+		result: r.result.Result, same: p.Same, zero: p.Zero, copied: p.Copied, sent: p.Sent,
+		readBytes: p.Read, writtenBytes: p.Written, bytesTotal: r.Size,
+	}
+	close(r.told)
+	return r.Conn.WriteFrame(ctx, typeResult, m.append(nil))
+}
