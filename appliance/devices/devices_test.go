@@ -1,0 +1,162 @@
+package devices_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/understudy-dr/understudy/appliance/devices"
+	"github.com/understudy-dr/understudy/blockio"
+)
+
+func image(t *testing.T, size int) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(path, make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func acquire(t *testing.T, r *devices.Registry, numbers ...int) []*devices.Lease {
+	t.Helper()
+	leases, err := r.Acquire("task", func(error) {}, numbers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leases
+}
+
+func TestOneUserADisk(t *testing.T) {
+	r := devices.NewRegistry(true)
+	r.Plug(4, image(t, 8192), false)
+	r.Plug(5, image(t, 8192), false)
+	lease := acquire(t, r, 4)[0]
+	if _, err := r.Acquire("other", func(error) {}, 5, 4); !errors.Is(err, devices.ErrInUse) {
+		t.Errorf("second user: %v, want ErrInUse", err)
+	}
+	both := acquire(t, r, 5) // all or none: 5 is still free
+	if err := r.Detach(4); !errors.Is(err, devices.ErrInUse) {
+		t.Errorf("detach: %v, want ErrInUse", err)
+	}
+	for _, l := range []*devices.Lease{lease, both[0], lease} {
+		if err := l.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := r.Detach(4); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Acquire("late", func(error) {}, 4); !errors.Is(err, devices.ErrDetached) {
+		t.Errorf("after detach: %v, want ErrDetached", err)
+	}
+	if _, err := r.Acquire("late", func(error) {}, 6); !errors.Is(err, devices.ErrNotPlugged) {
+		t.Errorf("missing disk: %v, want ErrNotPlugged", err)
+	}
+}
+
+func TestSourceIsReadOnly(t *testing.T) {
+	r := devices.NewRegistry(true)
+	r.Plug(4, image(t, 8192), false)
+	lease := acquire(t, r, 4)[0]
+	source, err := lease.OpenSource()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.WriteAt(make([]byte, 512), 0); !errors.Is(err, blockio.ErrReadOnly) {
+		t.Errorf("write to a source: %v, want ErrReadOnly", err)
+	}
+	if err := lease.Release(); err != nil {
+		t.Error(err)
+	}
+	if _, err := source.ReadAt(make([]byte, 512), 0); !errors.Is(err, blockio.ErrClosed) {
+		t.Errorf("read after release: %v, want ErrClosed", err)
+	}
+}
+
+func TestTargetPluggedReadOnly(t *testing.T) {
+	r := devices.NewRegistry(true)
+	r.Plug(4, image(t, 8192), true)
+	lease := acquire(t, r, 4)[0]
+	if _, err := lease.OpenTarget(); !errors.Is(err, blockio.ErrReadOnly) {
+		t.Errorf("target: %v, want ErrReadOnly", err)
+	}
+	if err := lease.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnplugEndsTheUser(t *testing.T) {
+	r := devices.NewRegistry(true)
+	path := image(t, 8192)
+	r.Plug(4, path, false)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	leases, err := r.Acquire("task", cancel, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := leases[0].OpenTarget(); err != nil {
+		t.Fatal(err)
+	}
+	r.Plug(4, path, false) // another disk in its place
+	if cause := context.Cause(ctx); !errors.Is(cause, devices.ErrUnplugged) {
+		t.Errorf("cause is %v, want ErrUnplugged", cause)
+	}
+	second := acquire(t, r, 4)[0] // the new disk is free at once
+	if err := leases[0].Release(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Detach(4); !errors.Is(err, devices.ErrInUse) {
+		t.Errorf("the old user's release freed the new disk: %v", err)
+	}
+	if err := second.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestList(t *testing.T) {
+	r := devices.NewRegistry(true)
+	r.Plug(17, image(t, 12288), false)
+	r.Plug(4, image(t, 8192), true)
+	r.Plug(5, "/nonexistent/disk.raw", false)
+	list := r.List()
+	var numbers []int
+	for _, d := range list {
+		numbers = append(numbers, d.Number)
+	}
+	if !slices.Equal(numbers, []int{4, 5, 17}) {
+		t.Fatalf("disks are %v", numbers)
+	}
+	if list[0].SizeBytes != 8192 || !list[0].ReadOnly || list[0].SectorSize != 512 || list[0].Problem != "" {
+		t.Errorf("disk 4 is %+v", list[0])
+	}
+	if list[1].Problem == "" || list[1].SizeBytes != 0 {
+		t.Errorf("disk 5 is %+v, want a problem", list[1])
+	}
+	if list[2].SizeBytes != 12288 {
+		t.Errorf("disk 17 is %+v", list[2])
+	}
+	r.Unplug(5)
+	if err := r.Detach(4); err != nil {
+		t.Fatal(err)
+	}
+	if list = r.List(); len(list) != 2 || !list[0].Detached || list[0].SizeBytes != 8192 {
+		t.Errorf("disks are %+v", list)
+	}
+}
+
+// Without --buffered a disk is opened with direct I/O, or an error says what to do. Which of the two depends on the file system.
+func TestDirect(t *testing.T) {
+	r := devices.NewRegistry(false)
+	r.Plug(4, image(t, 8192), false)
+	lease := acquire(t, r, 4)[0]
+	if _, err := lease.OpenTarget(); err != nil && !errors.Is(err, blockio.ErrDirectUnsupported) {
+		t.Error(err)
+	}
+	if err := lease.Release(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,115 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+
+	"github.com/understudy-dr/understudy/appliance/control"
+)
+
+// status describes the task.
+func (t *task) status() control.TaskStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := control.TaskStatus{
+		ID: t.spec.ID, Kind: t.spec.Kind, State: t.state, Waiting: t.waiting, Error: message(t.err),
+		Root: t.root, Result: t.result, Trusted: t.trusted, Counters: t.final,
+	}
+	if !t.state.Ended() {
+		s.Counters = t.progress.Snapshot()
+	}
+	if t.spec.Kind != control.KindSend {
+		return s
+	}
+	for _, sink := range t.sinks {
+		entry := control.SinkStatus{Error: message(sink.err), Result: sink.result, Counters: sink.final}
+		if !t.state.Ended() {
+			entry.Counters = sink.progress.Snapshot()
+		}
+		s.Sinks = append(s.Sinks, entry)
+	}
+	return s
+}
+
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// await describes the task once its state is good, or when ctx ends.
+func (t *task) await(ctx context.Context, good func(control.State) bool) control.TaskStatus {
+	for {
+		t.mu.Lock()
+		state, changed := t.state, t.changed
+		t.mu.Unlock()
+		if good(state) {
+			return t.status()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return t.status()
+		}
+	}
+}
+
+func (t *task) hasEnded() bool {
+	select {
+	case <-t.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *task) setWaiting(what string) { t.move(control.StateWaiting, what) }
+
+func (t *task) setRunning() { t.move(control.StateRunning, "") }
+
+func (t *task) move(state control.State, waiting string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = waiting
+	if t.state != state {
+		t.state = state
+		t.wake()
+	}
+}
+
+// wake is called with mu held.
+func (t *task) wake() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// end makes the outcome known.
+func (t *task) end(err error) {
+	for _, s := range t.sinks {
+		if s.journal != nil {
+			s.journal.end()
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting, t.err = "", err
+	t.final = t.progress.Snapshot()
+	for _, s := range t.sinks {
+		s.final = s.progress.Snapshot()
+	}
+	log := t.manager.options.Log.With("task", t.spec.ID, "kind", t.spec.Kind)
+	switch {
+	case err == nil:
+		t.state = control.StateDone
+		log.Info("task done", "processed", t.final.Processed, "read", t.final.Read, "written", t.final.Written)
+	case errors.Is(err, errCancelled) || errors.Is(err, errStopped):
+		t.state = control.StateCancelled
+		log.Info("task cancelled", "cause", err)
+	default:
+		t.state = control.StateFailed
+		log.Error("task failed", "cause", err)
+	}
+	close(t.ended)
+	t.wake()
+}
