@@ -1,0 +1,105 @@
+package xapisim
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Config describes a pool. Zero members take the defaults that stand beside them.
+type Config struct {
+	Name     string // of the pool and, with a number, of its hosts
+	Dir      string // folder of the SRs' folders; required
+	Hosts    int    // 1; the first is the coordinator
+	SRs      []SRConfig
+	Networks []string // one shared network called "Pool-wide network 0"
+	Username string   // "root"
+	Password string   // "xenroot"
+	World    World    // starts delegates; without one, starting a delegate is an error
+	Address  string   // of the first host, the others follow; a fresh 127.77.n.1. All hosts listen on one port.
+
+	HostMemory int64 // 64 GiB, bytes each host has
+
+	AuthDelay          time.Duration // 5 s, before a wrong password is answered
+	SessionLifetime    time.Duration // 24 h, of an idle session
+	EventDelay         time.Duration // 50 ms, in which event.from gathers a burst; negative for none
+	GuestDelay         time.Duration // 20 ms, until the agent of a built-in guest is up
+	GuestMetricsDelay  time.Duration // 20 ms, from the start of a VM until it has guest metrics
+	HotplugTimeout     time.Duration // 300 s, for a guest to let a disk go
+	ShutdownAckTimeout time.Duration // 60 s, for a guest to acknowledge a shutdown
+	ShutdownTimeout    time.Duration // 1200 s, for it to power off then
+	ConflictTimeout    time.Duration // 2 h, that a call waits for a conflicting one
+}
+
+// SRConfig describes a storage repository.
+type SRConfig struct {
+	Name     string
+	Type     string // "nfs", "ext", "lvm", …; "nfs" when shared, else "ext"
+	Shared   bool   // plugged on all hosts; else on Host only
+	Host     int    // number of the host of a local SR
+	Capacity int64  // bytes; 1 TiB
+	Garbage  bool   // new volumes are full of noise; only for types that promise no zeroes (lvm…)
+}
+
+// pools numbers the pools of a process, so that each has addresses of its own.
+var pools atomic.Uint32
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("xapisim: Config.Dir is empty: the disks of the pool need a folder")
+	}
+	if c.Hosts < 0 || c.Hosts > 64 {
+		return c, fmt.Errorf("xapisim: %d hosts: want 1 to 64", c.Hosts)
+	}
+	c.Hosts = max(1, c.Hosts)
+	c.Username, c.Password = cmp.Or(c.Username, "root"), cmp.Or(c.Password, "xenroot")
+	c.Address = cmp.Or(c.Address, fmt.Sprintf("127.77.%d.1", pools.Add(1)%256))
+	if ip := net.ParseIP(c.Address).To4(); ip == nil || int(ip[3])+c.Hosts > 256 {
+		return c, fmt.Errorf("xapisim: Config.Address %q: want an IPv4 address with room for %d hosts after it", c.Address, c.Hosts)
+	}
+	if len(c.Networks) == 0 {
+		c.Networks = []string{"Pool-wide network 0"}
+	}
+	c.HostMemory = cmp.Or(c.HostMemory, 64<<30)
+	c.AuthDelay = cmp.Or(c.AuthDelay, 5*time.Second)
+	c.SessionLifetime = cmp.Or(c.SessionLifetime, 24*time.Hour)
+	c.EventDelay = cmp.Or(c.EventDelay, 50*time.Millisecond)
+	c.GuestDelay = cmp.Or(c.GuestDelay, 20*time.Millisecond)
+	c.GuestMetricsDelay = cmp.Or(c.GuestMetricsDelay, 20*time.Millisecond)
+	c.HotplugTimeout = cmp.Or(c.HotplugTimeout, 300*time.Second)
+	c.ShutdownAckTimeout = cmp.Or(c.ShutdownAckTimeout, 60*time.Second)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 1200*time.Second)
+	c.ConflictTimeout = cmp.Or(c.ConflictTimeout, 2*time.Hour)
+	srs := slices.Clone(c.SRs)
+	for n := range srs {
+		if err := srs[n].complete(c.Hosts); err != nil {
+			return c, err
+		}
+	}
+	c.SRs = srs
+	return c, nil
+}
+
+func (s *SRConfig) complete(hosts int) error {
+	if s.Name == "" {
+		return errors.New("xapisim: an SR without a name")
+	}
+	if s.Type == "" {
+		s.Type = map[bool]string{true: "nfs", false: "ext"}[s.Shared]
+	}
+	if s.Host < 0 || s.Host >= hosts {
+		return fmt.Errorf("xapisim: SR %s: host %d of %d", s.Name, s.Host, hosts)
+	}
+	if s.Garbage && !slices.Contains(thickTypes, s.Type) {
+		return fmt.Errorf("xapisim: SR %s: new volumes of type %s read as zeroes, they cannot hold garbage", s.Name, s.Type)
+	}
+	s.Capacity = cmp.Or(s.Capacity, 1<<40)
+	if s.Capacity < 0 {
+		return fmt.Errorf("xapisim: SR %s: capacity %d", s.Name, s.Capacity)
+	}
+	return nil
+}

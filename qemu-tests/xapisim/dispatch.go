@@ -1,0 +1,145 @@
+package xapisim
+
+import (
+	"context"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+)
+
+// call is one execution of a message. Handlers run with Pool.mu held; see call.unlocked.
+type call struct {
+	*Pool
+	ctx     context.Context // ends with the pool, and with task.cancel
+	client  context.Context // ends when the client has gone; xapi carries most calls on nevertheless
+	session string
+	task    string // reference of the task; only asynchronous calls have a record of it
+	message *datamodel.Message
+	args    []any // typed as the message's parameters; optional ones that were left out are zero
+}
+
+type handler func(c *call) (any, error)
+
+func (c *call) text(n int) string             { v, _ := c.args[n].(string); return v }
+func (c *call) integer(n int) int64           { v, _ := c.args[n].(int64); return v }
+func (c *call) number(n int) float64          { v, _ := c.args[n].(float64); return v }
+func (c *call) boolean(n int) bool            { v, _ := c.args[n].(bool); return v }
+func (c *call) list(n int) []string           { v, _ := c.args[n].([]string); return v }
+func (c *call) table(n int) map[string]string { v, _ := c.args[n].(map[string]string); return v }
+func (c *call) record(n int) map[string]any   { v, _ := c.args[n].(map[string]any); return v }
+
+// object resolves an argument that is a reference.
+func (c *call) object(n int) (*object, error) {
+	return c.db.get(c.message.Params[n].Type.Name, c.text(n))
+}
+
+// unlocked runs f without Pool.mu: for what takes time. Objects may be gone afterwards unless current_operations hold
+// them.
+func (c *call) unlocked(f func() error) error {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	return f()
+}
+
+// written lists all calls that are written by hand. The rest of the data model gets accessors.
+func written() map[string]handler {
+	out := map[string]handler{}
+	for _, table := range []map[string]handler{
+		sessionCalls, taskCalls, eventCalls, hostCalls, srCalls, pbdCalls, vdiCalls, vbdCalls, vifCalls, vmCalls, vmFieldCalls, vmPowerCalls,
+	} {
+		maps.Copy(out, table)
+	}
+	return out
+}
+
+// newHandlers gives every message of the data model a handler.
+func newHandlers(model *datamodel.Model) map[string]handler {
+	byHand := written()
+	out := map[string]handler{}
+	for _, class := range model.Classes {
+		for _, m := range class.Messages {
+			name := class.Name + "." + m.Name
+			switch {
+			case byHand[name] != nil:
+				out[name] = byHand[name]
+			case m.Lifecycle.Gone():
+				out[name] = func(*call) (any, error) { return nil, fail("MESSAGE_REMOVED") }
+			default:
+				out[name] = accessor(class, m)
+			}
+		}
+	}
+	return out
+}
+
+// dispatch checks a request in xapi's order and carries it out (xapi-facts §1.4).
+func (p *Pool) dispatch(client context.Context, h *host, request envelope, fault Rule) (any, error) {
+	name, async := strings.CutPrefix(request.method, "Async.")
+	class, method, _ := strings.Cut(name, ".")
+	run := p.handlers[name]
+	if run == nil {
+		return nil, fail("MESSAGE_METHOD_UNKNOWN", name)
+	}
+	m := p.db.model.Classes[class].Messages[method]
+	c := &call{Pool: p, ctx: p.ctx, client: client, message: m, task: newRef()}
+	args, err := c.takeSession(h, name, request.params)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.takeArguments(args); err != nil {
+		return nil, err
+	}
+	if fault.Error != nil {
+		run = func(*call) (any, error) { return nil, fault.Error }
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if async {
+		if !m.Async() {
+			return nil, fail("Fault", "No async mode for this operation (rpc: "+name+")")
+		}
+		return p.startTask(c, request.method, run)
+	}
+	return run(c)
+}
+
+// takeSession checks the number of arguments, takes the session off them and checks it.
+func (c *call) takeSession(h *host, name string, params []any) ([]any, error) {
+	m, given := c.message, len(params)
+	if !m.NoSession {
+		given--
+	}
+	if given < m.Mandatory() || given > len(m.Params) {
+		return nil, fail("MESSAGE_PARAMETER_COUNT_MISMATCH", name, strconv.Itoa(m.Mandatory()), strconv.Itoa(given))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h != c.hosts[0] {
+		return nil, fail("HOST_IS_SLAVE", c.hosts[0].ip.String())
+	}
+	if m.NoSession {
+		return params, nil
+	}
+	session, err := decodeText(params[0])
+	if err != nil {
+		return nil, err
+	}
+	c.session = session
+	return params[1:], c.checkSession(session)
+}
+
+func (c *call) takeArguments(args []any) error {
+	for n, param := range c.message.Params {
+		value := param.Type.Zero()
+		if n < len(args) {
+			var err error
+			if value, err = c.decoder.value(param.Type, args[n]); err != nil {
+				return err
+			}
+		}
+		c.args = append(c.args, value)
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package xapisim
+
+import "github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+
+// DecodeRequest reads a request as the server does and takes each of its parameters as every kind of argument. It gives
+// the answers to a failure and to a success that echoes the parameters.
+func DecodeRequest(body []byte) (answers [][]byte, err error) {
+	request, err := parseEnvelope(body)
+	if err != nil {
+		return nil, err
+	}
+	model, err := datamodel.Embedded()
+	if err != nil {
+		return nil, err
+	}
+	decoder := newDecoder(model)
+	failure := error(fail("INTERNAL_ERROR"))
+	var values []any
+	for _, param := range request.params {
+		for _, text := range []string{"VM record", "(string -> string) map", "string set", "int", "float", "datetime", "enum vbd_mode"} {
+			t, err := datamodel.ParseType(text)
+			if err != nil {
+				return nil, err
+			}
+			if value, err := decoder.value(t, param); err != nil {
+				failure = err
+			} else {
+				values = append(values, value)
+			}
+		}
+	}
+	for _, outcome := range []error{failure, nil} {
+		answer, err := request.reply(values, outcome)
+		if err != nil {
+			return nil, err
+		}
+		answers = append(answers, answer)
+	}
+	return answers, nil
+}

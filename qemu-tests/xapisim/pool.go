@@ -1,0 +1,142 @@
+package xapisim
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+)
+
+// Pool is a running simulated pool. Its methods are safe for concurrent use.
+type Pool struct {
+	config   Config
+	decoder  *decoder
+	handlers map[string]handler
+	faults   faults
+	hosts    []*host // the first is the coordinator
+	ctx      context.Context
+	cancel   context.CancelFunc
+	group    sync.WaitGroup // all goroutines of the pool, but for those of its HTTP servers
+
+	mu              sync.Mutex // guards what follows
+	db              *database
+	lastUse         map[string]time.Time          // of sessions
+	cancels         map[string]context.CancelFunc // of tasks that are carried out
+	domains         map[string]*domain            // by VM
+	domainID        int64                         // the last one given
+	garbage         map[string]bool               // SRs whose new volumes are full of noise
+	delegateDisks   map[string]bool               // VDIs that are, or were copied from, the disk of a delegate template
+	driverless      map[string]bool               // uuids of VMs whose built-in guest has no drivers
+	snapshotOrigins map[string]map[string]any     // the VM's fields at the moment of a snapshot
+}
+
+// New builds a pool and starts its servers. The caller must Close it.
+func New(config Config) (*Pool, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	model, err := datamodel.Embedded()
+	if err != nil {
+		return nil, fmt.Errorf("xapisim: %w", err)
+	}
+	p := &Pool{
+		config: config, decoder: newDecoder(model), handlers: newHandlers(model), faults: faults{calls: map[string]int{}},
+		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{},
+		domains: map[string]*domain{}, garbage: map[string]bool{}, delegateDisks: map[string]bool{},
+		driverless: map[string]bool{}, snapshotOrigins: map[string]map[string]any{},
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	listeners, err := listen(net.ParseIP(config.Address), config.Hosts)
+	if err != nil {
+		return nil, fmt.Errorf("xapisim: %w", err)
+	}
+	for n, l := range listeners {
+		h := &host{listener: l, ip: nextIP(net.ParseIP(config.Address), n)}
+		p.hosts = append(p.hosts, h)
+		if h.certificate, err = newCertificate(h.ip); err != nil {
+			p.Close()
+			return nil, fmt.Errorf("xapisim: %w", err)
+		}
+	}
+	if err := p.build(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("xapisim: %w", err)
+	}
+	for _, h := range p.hosts {
+		p.serve(h)
+	}
+	return p, nil
+}
+
+// closeGrace is how long Close lets answers that are being written go out.
+const closeGrace = 2 * time.Second
+
+// Close kills all machines, ends all calls and stops the servers. Everything that the pool has started has ended when
+// it returns; the files of the VDIs stay.
+func (p *Pool) Close() {
+	p.cancel()
+	p.mu.Lock()
+	for _, d := range p.domains {
+		_ = d.guest.Kill() // a machine that does not die is seen by the wait below
+	}
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	for _, h := range p.hosts {
+		if h.server == nil {
+			_ = h.listener.Close() // never served
+			continue
+		}
+		if err := h.server.Shutdown(ctx); err != nil {
+			_ = h.server.Close() // what is left are connections that have sent no request
+		}
+	}
+	p.group.Wait()
+}
+
+// Name is the pool's name.
+func (p *Pool) Name() string { return p.config.Name }
+
+// Address is the coordinator's address with its port, Addresses those of all hosts, the coordinator's first.
+func (p *Pool) Address() string { return p.hosts[0].listener.Addr().String() }
+
+// Addresses gives the addresses of all hosts, with their common port.
+func (p *Pool) Addresses() []string {
+	var out []string
+	for _, h := range p.hosts {
+		out = append(out, h.listener.Addr().String())
+	}
+	return out
+}
+
+// URL is where the coordinator takes JSON-RPC.
+func (p *Pool) URL() string { return "https://" + p.Address() + "/jsonrpc" }
+
+// Fingerprint is the SHA-256 of the coordinator's certificate in DER form, as 64 lower-case hexadecimal digits.
+func (p *Pool) Fingerprint() string { return p.hosts[0].certificate.fingerprint }
+
+// Fingerprints gives those of all hosts, in the order of Addresses.
+func (p *Pool) Fingerprints() []string {
+	var out []string
+	for _, h := range p.hosts {
+		out = append(out, h.certificate.fingerprint)
+	}
+	return out
+}
+
+// VDIPath is the raw file behind a VDI, or "" when there is no VDI of that uuid. It may be read at any time; while the VDI
+// is attached, it changes under the reader.
+func (p *Pool) VDIPath(uuid string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, vdi := range p.db.tables["VDI"] {
+		if vdi.uuid() == uuid {
+			return p.volumePath(vdi)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,162 @@
+package xapisim
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"time"
+)
+
+// maxBody bounds the body of an RPC (xapi-facts §1.1).
+const maxBody = 300 << 10
+
+// host is one host of the pool as a server: its listener and certificate, and its row in the database.
+type host struct {
+	ref         string
+	ip          net.IP
+	listener    net.Listener
+	certificate *certificate
+	server      *http.Server
+}
+
+// listen opens one listener a host, on consecutive loopback addresses and one port, so that the bare address of a
+// HOST_IS_SLAVE error can be dialled at the port that the client already uses.
+func listen(first net.IP, hosts int) ([]net.Listener, error) {
+	const attempts = 20
+	var failed error
+	for range attempts {
+		listeners, err := listenOnce(first, hosts)
+		if err == nil {
+			return listeners, nil
+		}
+		failed = err
+	}
+	return nil, fmt.Errorf("listen on %d addresses from %s: %w", hosts, first, failed)
+}
+
+func listenOnce(first net.IP, hosts int) ([]net.Listener, error) {
+	var listeners []net.Listener
+	port := "0"
+	for n := range hosts {
+		l, err := net.Listen("tcp", net.JoinHostPort(nextIP(first, n).String(), port))
+		if err != nil {
+			for _, open := range listeners {
+				err = errors.Join(err, open.Close())
+			}
+			return nil, err
+		}
+		listeners = append(listeners, l)
+		if _, port, err = net.SplitHostPort(l.Addr().String()); err != nil {
+			return nil, err
+		}
+	}
+	return listeners, nil
+}
+
+func nextIP(first net.IP, n int) net.IP {
+	ip := append(net.IP{}, first.To4()...)
+	ip[3] += byte(n)
+	return ip
+}
+
+// serve starts the host's server; Pool.Close ends it.
+func (p *Pool) serve(h *host) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost { // the XML-RPC route, which is not spoken here
+			page(w, http.StatusInternalServerError, "Xmlm.Error(1:1, \"expected root element\")")
+			return
+		}
+		page(w, http.StatusForbidden, "")
+	})
+	h.server = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
+	}
+	tlsListener := tls.NewListener(h.listener, &tls.Config{
+		Certificates: []tls.Certificate{h.certificate.pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+	})
+	p.group.Go(func() {
+		_ = h.server.Serve(tlsListener) // always ends with http.ErrServerClosed, through Close
+	})
+}
+
+func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodPost:
+	case http.MethodOptions:
+		return
+	default:
+		page(w, http.StatusForbidden, "")
+		return
+	}
+	if len(r.TransferEncoding) > 0 {
+		page(w, http.StatusInternalServerError, "Http.Transfer_encoding_not_supported")
+		return
+	}
+	if r.ContentLength > maxBody {
+		page(w, http.StatusInternalServerError, "Http_svr.Client_requested_size_over_limit")
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+	if err != nil {
+		return // the client has gone
+	}
+	request, err := parseEnvelope(body)
+	if err != nil {
+		page(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	fault := p.faults.take(request.method)
+	if fault.Delay > 0 && !sleep(r.Context(), fault.Delay) {
+		return
+	}
+	if fault.Cut {
+		panic(http.ErrAbortHandler)
+	}
+	result, err := p.dispatch(r.Context(), h, request, fault)
+	if fault.CutReply {
+		panic(http.ErrAbortHandler)
+	}
+	answer, err := request.reply(result, err)
+	if err != nil {
+		page(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Access-Control-Allow-Origin", "*")
+	_, _ = w.Write(answer) // a client that has gone is no concern of the server
+}
+
+// page answers with one of xapi's HTML pages and closes the connection.
+func page(w http.ResponseWriter, status int, detail string) {
+	text := "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden."
+	if status == http.StatusInternalServerError {
+		text = "<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. " +
+			"If the problem persists, please contact your support representative.<h1> Additional information </h1>" +
+			html.EscapeString(detail)
+	}
+	w.Header().Set("Content-Type", "text/html")
+	w.Header().Set("Connection", "close")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, "<html><body>"+text+"</body></html>")
+}
+
+// sleep waits and tells whether the time has passed; false means that ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

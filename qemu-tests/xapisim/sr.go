@@ -1,0 +1,154 @@
+package xapisim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+var srCalls = map[string]handler{
+	"SR.scan": func(c *call) (any, error) {
+		return srCall(c, "scan", func(sr *object) error { return c.scan(sr) })
+	},
+	"SR.update": func(c *call) (any, error) {
+		return srCall(c, "update", func(sr *object) error { return c.refreshSizes(sr) })
+	},
+}
+
+var pbdCalls = map[string]handler{
+	"PBD.plug": func(c *call) (any, error) {
+		pbd, err := c.object(0)
+		if err == nil {
+			c.db.set(pbd, "currently_attached", true)
+		}
+		return nil, err
+	},
+	"PBD.unplug": func(c *call) (any, error) {
+		pbd, err := c.object(0)
+		if err != nil {
+			return nil, err
+		}
+		for _, vdi := range c.db.refs(c.db.find("SR", pbd.text("SR")), "VDIs", "VDI") {
+			for _, vbd := range c.attachments(vdi) {
+				if vm := c.db.find("VM", vbd.text("VM")); vm != nil && vm.text("resident_on") == pbd.text("host") {
+					return nil, fail("VDI_IN_USE", vdi.ref, "detach")
+				}
+			}
+		}
+		c.db.set(pbd, "currently_attached", false)
+		return nil, nil
+	},
+}
+
+// thick types take a volume's whole size at once; new volumes of raw ones hold what was there before
+// (xapi-facts §6.7).
+var thickTypes = []string{"lvm", "lvmoiscsi", "lvmohba"}
+
+func thick(sr *object) bool { return slices.Contains(thickTypes, sr.text("type")) }
+
+var srOperations = []string{
+	"vdi_introduce", "unplug", "plug", "pbd_create", "update", "pbd_destroy", "vdi_resize", "vdi_clone", "scan",
+	"vdi_snapshot", "vdi_mirror", "vdi_create", "vdi_destroy", "vdi_set_on_boot",
+}
+
+func srCall(c *call, operation string, run func(sr *object) error) (any, error) {
+	sr, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.onSR(sr, operation, func() error { return run(sr) })
+}
+
+// onSR runs an operation of the storage driver: one at a time on an SR, which must be plugged on the coordinator or, for
+// a local SR, on its host (xapi-facts §6.7).
+func (c *call) onSR(sr *object, operation string, run func() error) error {
+	err := c.admit(func() error {
+		if err := alive(sr); err != nil {
+			return err
+		}
+		return busy(sr, "plug")
+	})
+	if err != nil {
+		return err
+	}
+	if !c.plugged(sr, "") {
+		return fail("SR_HAS_NO_PBDS", sr.ref)
+	}
+	defer c.begin(sr, operation)()
+	return run()
+}
+
+// plugged tells whether a host, or any host when it is "", has the SR plugged.
+func (p *Pool) plugged(sr *object, host string) bool {
+	return slices.ContainsFunc(p.db.refs(sr, "PBDs", "PBD"), func(pbd *object) bool {
+		return pbd.boolean("currently_attached") && (host == "" || pbd.text("host") == host)
+	})
+}
+
+// scan makes the records agree with the files: unknown ones become VDIs, VDIs without a file go, sizes are read anew.
+func (c *call) scan(sr *object) error {
+	files, err := filepath.Glob(filepath.Join(c.srDir(sr), "*.raw"))
+	if err != nil {
+		return fail("SR_BACKEND_FAILURE_40", "", "The SR scan failed [opterr="+err.Error()+"]", "")
+	}
+	known := map[string]*object{}
+	for _, vdi := range c.db.refs(sr, "VDIs", "VDI") {
+		known[vdi.text("location")] = vdi
+	}
+	for _, file := range files {
+		location := strings.TrimSuffix(filepath.Base(file), ".raw")
+		if known[location] == nil {
+			info, err := os.Stat(file)
+			if err != nil {
+				return fail("SR_BACKEND_FAILURE_40", "", "The SR scan failed [opterr="+err.Error()+"]", "")
+			}
+			c.db.insert("VDI", map[string]any{
+				"uuid": location, "location": location, "SR": sr.ref, "virtual_size": info.Size(), "type": "user", "managed": true,
+			})
+		}
+		delete(known, location)
+	}
+	for _, vdi := range known {
+		c.db.remove(vdi)
+	}
+	return c.refreshSizes(sr)
+}
+
+// refreshSizes reads how much each volume and the SR take.
+func (p *Pool) refreshSizes(sr *object) error {
+	var used, virtual int64
+	for _, vdi := range p.db.refs(sr, "VDIs", "VDI") {
+		taken := vdi.integer("virtual_size")
+		if !thick(sr) {
+			var err error
+			if taken, err = allocated(p.volumePath(vdi)); err != nil {
+				p.db.set(vdi, "missing", true)
+				continue
+			}
+		}
+		p.db.set(vdi, "physical_utilisation", taken)
+		used += taken
+		virtual += vdi.integer("virtual_size")
+	}
+	p.db.set(sr, "physical_utilisation", used)
+	p.db.set(sr, "virtual_allocation", virtual)
+	return nil
+}
+
+// reserve refuses what does not fit. A thick SR gives the whole size away; of a thin one a new volume takes next to
+// nothing, so that it only must not be full.
+func (p *Pool) reserve(sr *object, size int64) error {
+	if err := p.refreshSizes(sr); err != nil {
+		return err
+	}
+	need := size
+	if !thick(sr) {
+		need = sizeStep
+	}
+	if free := sr.integer("physical_size") - sr.integer("physical_utilisation"); need > free {
+		return fail("SR_BACKEND_FAILURE_44", "", "There is insufficient space", fmt.Sprintf("need %d, have %d", need, max(0, free)))
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package xapisim
+
+import (
+	"slices"
+	"strings"
+)
+
+// operation is a row of xapi's gate for VM operations (xapi-facts §6.2).
+type operation struct {
+	states   []string // power states that accept it; none means any
+	template bool     // allowed on a template that is no snapshot
+	snapshot bool     // allowed on a snapshot
+	besides  []string // operations that may be going on at the same time
+	shown    []string // power states in which allowed_operations lists it, where the gate accepts more
+}
+
+var vmOperations = map[string]operation{
+	"start":                  {states: []string{"Halted"}},
+	"start_on":               {states: []string{"Halted"}},
+	"provision":              {states: []string{"Halted"}, template: true, shown: []string{}},
+	"make_into_template":     {states: []string{"Halted"}},
+	"changing_VCPUs":         {states: []string{"Halted"}, template: true, shown: []string{}},
+	"changing_static_range":  {states: []string{"Halted"}, template: true},
+	"changing_dynamic_range": {states: []string{"Halted", "Running"}, template: true},
+	"changing_memory_limits": {states: []string{"Halted"}, template: true, shown: []string{}},
+	"changing_NVRAM":         {states: []string{"Halted"}, template: true},
+	"clone":                  {states: []string{"Halted"}, template: true, snapshot: true, besides: []string{"clone"}},
+	"destroy":                {states: []string{"Halted", "Suspended"}, template: true, snapshot: true},
+	"clean_shutdown":         {states: []string{"Running"}},
+	"pause":                  {states: []string{"Running"}},
+	"unpause":                {states: []string{"Paused"}},
+	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true},
+	"snapshot":               {besides: []string{"snapshot", "checkpoint"}},
+	"revert":                 {snapshot: true},
+}
+
+// gateVM is the check before an operation on a VM, in xapi's order: blocked, power state, concurrency, template,
+// snapshot (xapi-facts §6.2).
+func gateVM(vm *object, name string) error {
+	if err := alive(vm); err != nil {
+		return err
+	}
+	op := vmOperations[name]
+	if reason, blocked := vm.table("blocked_operations")[name]; blocked {
+		return fail("OPERATION_BLOCKED", vm.ref, reason)
+	}
+	state, snapshot := vm.text("power_state"), vm.boolean("is_a_snapshot")
+	if op.states != nil && !slices.Contains(op.states, state) {
+		return fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(op.states, ", ")), strings.ToLower(state))
+	}
+	if name != "hard_shutdown" || slices.Contains(operationsOf(vm), name) { // it is let in over anything but itself
+		if err := busy(vm, op.besides...); err != nil {
+			return err
+		}
+	}
+	switch {
+	case vm.boolean("is_a_template") && !snapshot && !op.template:
+		return fail("VM_IS_TEMPLATE", vm.ref, name)
+	case snapshot && !op.snapshot:
+		return fail("VM_IS_SNAPSHOT", vm.ref, name)
+	case name == "provision" && !vm.boolean("is_a_template"):
+		return fail("ONLY_PROVISION_TEMPLATE")
+	case name == "revert" && !snapshot:
+		return fail("ONLY_REVERT_SNAPSHOT")
+	}
+	return nil
+}
+
+func operationsOf(vm *object) []string {
+	var out []string
+	for _, operation := range vm.table("current_operations") {
+		out = append(out, operation)
+	}
+	return out
+}
+
+func vmAllowed(_ *Pool, vm *object) any {
+	out := []string{}
+	for name, op := range vmOperations {
+		if op.shown == nil && gateVM(vm, name) == nil {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// onVM carries out an operation of a VM behind its gate. A call that is not carried out leaves no trace.
+func (c *call) onVM(vm *object, name string, run func() error) error {
+	if err := c.admit(func() error { return gateVM(vm, name) }); err != nil {
+		return err
+	}
+	defer c.begin(vm, name)()
+	return run()
+}
+
+// vmCall makes a handler whose first argument is a VM, behind the gate of an operation.
+func vmCall(name string, run func(c *call, vm *object) error) handler {
+	return func(c *call) (any, error) {
+		vm, err := c.object(0)
+		if err != nil {
+			return nil, err
+		}
+		return nil, c.onVM(vm, name, func() error { return run(c, vm) })
+	}
+}
+
+var vmCalls = map[string]handler{
+	"VM.create":                    vmCreate,
+	"VM.destroy":                   vmCall("destroy", (*call).destroyVM),
+	"VM.clone":                     vmClone,
+	"VM.snapshot":                  vmSnapshot,
+	"VM.revert":                    vmRevert,
+	"VM.provision":                 vmCall("provision", (*call).provision),
+	"VM.set_is_a_template":         vmSetIsATemplate,
+	"VM.update_allowed_operations": func(c *call) (any, error) { _, err := c.object(0); return nil, err }, // they are never stale here
+	"VM.get_allowed_VBD_devices":   func(c *call) (any, error) { return freeDevices(c, "VBDs", "VBD", "userdevice", 255) },
+	"VM.get_allowed_VIF_devices":   func(c *call) (any, error) { return freeDevices(c, "VIFs", "VIF", "device", 16) },
+	"VM.compute_memory_overhead": func(c *call) (any, error) {
+		vm, err := c.object(0)
+		if err != nil {
+			return nil, err
+		}
+		return vm.integer("memory_overhead"), nil
+	},
+}
+
+// memoryOverhead is what a domain takes besides its memory (transcripts).
+const memoryOverhead = 13 << 20
+
+func vmCreate(c *call) (any, error) {
+	values := c.record(0)
+	delete(values, "blocked_operations") // a constructor cannot set them (xapi-facts §5.2)
+	values["power_state"] = "Halted"
+	return c.newVM(values).ref, nil
+}
+
+// newVM makes a VM's record, with what xapi adds to it: metrics, a seed for MAC addresses, the domain type.
+func (p *Pool) newVM(values map[string]any) *object {
+	values["metrics"] = p.db.insert("VM_metrics", map[string]any{"install_time": now()}).ref
+	values["domid"] = int64(-1)
+	values["memory_overhead"] = int64(memoryOverhead)
+	if t := asText(values["domain_type"]); t == "" || t == "unspecified" {
+		values["domain_type"] = "hvm"
+		if asText(values["HVM_boot_policy"]) == "" {
+			values["domain_type"] = "pv"
+		}
+	}
+	vm := p.db.insert("VM", values)
+	if vm.table("other_config")["mac_seed"] == "" {
+		p.db.put(vm, "other_config", "mac_seed", newUUID())
+	}
+	return vm
+}
+
+// destroyVM removes a VM with its devices and metrics. Its disks and its snapshots stay (xapi-facts §6.3).
+func (c *call) destroyVM(vm *object) error {
+	if vm.boolean("is_default_template") {
+		return fail("VM_CANNOT_DELETE_DEFAULT_TEMPLATE", vm.ref)
+	}
+	for _, children := range [][]*object{
+		c.db.refs(vm, "VBDs", "VBD"), c.db.refs(vm, "VIFs", "VIF"), c.db.refs(vm, "VTPMs", "VTPM"), c.db.refs(vm, "consoles", "console"),
+	} {
+		for _, child := range children {
+			c.db.remove(child)
+		}
+	}
+	c.dropMetrics(vm, "metrics", "VM_metrics")
+	c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
+	for _, child := range c.db.refs(vm, "children", "VM") {
+		c.db.set(child, "parent", vm.text("parent"))
+	}
+	delete(c.snapshotOrigins, vm.ref)
+	c.db.remove(vm)
+	return nil
+}
+
+func (p *Pool) dropMetrics(vm *object, field, class string) {
+	if metrics := p.db.find(class, vm.text(field)); metrics != nil {
+		p.db.remove(metrics)
+	}
+	p.db.set(vm, field, nullRef)
+}
+
+// provision turns a clone of a template into a VM. Templates whose other_config:disks asks for disks are not made here,
+// so there are none to create.
+func (c *call) provision(vm *object) error {
+	if vm.table("other_config")["disks"] != "" {
+		return fail("NOT_IMPLEMENTED", "VM.provision of a template with other_config:disks")
+	}
+	c.db.set(vm, "is_a_template", false)
+	return nil
+}
+
+func vmSetIsATemplate(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	if !c.boolean(1) {
+		c.db.set(vm, "is_a_template", false)
+		if metrics := c.db.find("VM_metrics", vm.text("metrics")); metrics != nil {
+			c.db.set(metrics, "install_time", now())
+		}
+		return nil, nil
+	}
+	return nil, c.onVM(vm, "make_into_template", func() error {
+		c.dropMetrics(vm, "metrics", "VM_metrics") // it stays without when it is made a VM again (xapi-observed)
+		c.db.set(vm, "is_a_template", true)
+		return nil
+	})
+}
+
+func freeDevices(c *call, field, class, number string, limit int) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	return c.freeNumbers(vm, field, class, number, limit), nil
+}

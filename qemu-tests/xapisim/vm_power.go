@@ -1,0 +1,284 @@
+package xapisim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+var vmPowerCalls = map[string]handler{
+	"VM.start":                vmStart,
+	"VM.start_on":             vmStartOn,
+	"VM.pause":                vmCall("pause", func(c *call, vm *object) error { return c.setPaused(vm, true) }),
+	"VM.unpause":              vmCall("unpause", func(c *call, vm *object) error { return c.setPaused(vm, false) }),
+	"VM.clean_shutdown":       vmCall("clean_shutdown", (*call).cleanShutdown),
+	"VM.hard_shutdown":        vmCall("hard_shutdown", (*call).hardShutdown),
+	"VM.shutdown":             vmShutdown,
+	"VM.assert_can_boot_here": assertCanBootHere,
+	"VM.get_possible_hosts":   possibleHosts,
+}
+
+func vmStart(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.onVM(vm, "start", func() error {
+		host := c.chooseHost(vm)
+		if host == nil {
+			return fail("NO_HOSTS_AVAILABLE") // without the cause, as xapi does
+		}
+		return c.boot(vm, host, c.boolean(1))
+	})
+}
+
+func vmStartOn(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	host, err := c.object(1)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.onVM(vm, "start_on", func() error {
+		if err := c.canBootHere(vm, host); err != nil {
+			return err
+		}
+		return c.boot(vm, host, c.boolean(2))
+	})
+}
+
+// canBootHere checks a host for a VM, in xapi's order (xapi-facts §6.3).
+func (p *Pool) canBootHere(vm, host *object) error {
+	if metrics := p.db.find("host_metrics", host.text("metrics")); metrics == nil || !metrics.boolean("live") {
+		return fail("HOST_NOT_LIVE")
+	}
+	if !host.boolean("enabled") {
+		return fail("HOST_DISABLED", host.ref)
+	}
+	for _, vbd := range p.db.refs(vm, "VBDs", "VBD") {
+		if vdi := p.db.find("VDI", vbd.text("VDI")); vdi != nil {
+			if sr := p.db.find("SR", vdi.text("SR")); sr == nil || !p.plugged(sr, host.ref) {
+				return fail("VM_REQUIRES_SR", vm.ref, vdi.text("SR"))
+			}
+		}
+	}
+	for _, vif := range p.db.refs(vm, "VIFs", "VIF") {
+		network := p.db.find("network", vif.text("network"))
+		if network == nil || !p.networkOn(network, host) {
+			return fail("VM_REQUIRES_NETWORK", vm.ref, vif.text("network"))
+		}
+	}
+	need, free := vm.integer("memory_static_max")+vm.integer("memory_overhead"), p.freeMemory(host)
+	if need > free {
+		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(free, 10))
+	}
+	return nil
+}
+
+// networkOn tells whether a network can be attached on a host: through a PIF there, or because it is internal.
+func (p *Pool) networkOn(network, host *object) bool {
+	pifs := p.db.refs(network, "PIFs", "PIF")
+	return len(pifs) == 0 || slices.ContainsFunc(pifs, func(pif *object) bool { return pif.text("host") == host.ref })
+}
+
+// chooseHost prefers the VM's affinity, then the host with the most free memory; nil when none will do.
+func (p *Pool) chooseHost(vm *object) *object {
+	hosts := slices.DeleteFunc(p.db.all("host"), func(h *object) bool { return p.canBootHere(vm, h) != nil })
+	slices.SortStableFunc(hosts, func(a, b *object) int {
+		switch affinity := vm.text("affinity"); affinity {
+		case a.ref:
+			return -1
+		case b.ref:
+			return 1
+		}
+		return int((p.freeMemory(b) - p.freeMemory(a)) >> 20)
+	})
+	if len(hosts) == 0 {
+		return nil
+	}
+	return hosts[0]
+}
+
+func assertCanBootHere(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	host, err := c.object(1)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.canBootHere(vm, host)
+}
+
+func possibleHosts(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	return references(slices.DeleteFunc(c.db.all("host"), func(h *object) bool { return c.canBootHere(vm, h) != nil })), nil
+}
+
+// boot builds the domain on a host. The VM is Running as soon as its domain is, long before its software is up.
+func (c *call) boot(vm, host *object, paused bool) error {
+	c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
+	machine, delegate, err := c.attachDisks(vm)
+	if err != nil {
+		c.detachAll(vm)
+		return err
+	}
+	c.db.set(vm, "resident_on", host.ref) // its memory is taken from now on
+	var guest Guest
+	err = c.unlocked(func() (err error) {
+		guest, err = c.startGuest(vm.uuid(), machine, delegate)
+		return err
+	})
+	if err != nil {
+		c.detachAll(vm)
+		c.db.set(vm, "resident_on", nullRef)
+		return internal("xenopsd: " + err.Error())
+	}
+	c.db.set(vm, "domid", machine.DomainID)
+	c.db.set(vm, "memory_target", vm.integer("memory_dynamic_max"))
+	if vm.table("platform")["device-model"] == "" {
+		c.db.put(vm, "platform", "device-model", "qemu-upstream-"+map[string]string{"uefi": "uefi", "bios": "compat"}[machine.Firmware])
+	}
+	for _, vif := range c.db.refs(vm, "VIFs", "VIF") {
+		c.db.set(vif, "currently_attached", true)
+	}
+	if metrics := c.db.find("VM_metrics", vm.text("metrics")); metrics != nil {
+		c.db.set(metrics, "start_time", now())
+		c.db.set(metrics, "VCPUs_number", vm.integer("VCPUs_at_startup"))
+		c.db.set(metrics, "memory_actual", vm.integer("memory_dynamic_max"))
+		c.db.set(metrics, "hvm", vm.text("domain_type") == "hvm")
+		c.db.set(metrics, "current_domain_type", vm.text("domain_type"))
+	}
+	c.db.set(vm, "power_state", "Running")
+	c.newDomain(vm, guest)
+	if paused {
+		return c.setPaused(vm, true)
+	}
+	return nil
+}
+
+// attachDisks marks a VM's disks as attached and describes the machine. delegate tells that it boots from a disk of a
+// delegate template.
+func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err error) {
+	c.domainID++
+	machine = Machine{
+		UUID: vm.uuid(), Name: vm.text("name_label"), DomainID: c.domainID, UniqueDomainID: newUUID(),
+		Memory: vm.integer("memory_static_max"), VCPUs: vm.integer("VCPUs_at_startup"), Firmware: "bios",
+		Data: forGuest(vm.table("xenstore_data")),
+	}
+	if firmware, given := vm.table("HVM_boot_params")["firmware"]; given {
+		if firmware != "bios" && firmware != "uefi" {
+			return machine, false, fail("INVALID_VALUE", "HVM_boot_params[firmware]", firmware)
+		}
+		machine.Firmware = firmware
+	}
+	for _, vbd := range c.sortedVBDs(vm) {
+		vdi := c.db.find("VDI", vbd.text("VDI"))
+		if vdi == nil {
+			continue
+		}
+		if err := c.canShare(vbd, vdi); err != nil {
+			return machine, false, err
+		}
+		c.db.set(vbd, "currently_attached", true)
+		c.db.set(vbd, "device", deviceName(vbd.text("userdevice")))
+		disk, err := c.disk(vbd, vdi)
+		if err != nil {
+			return machine, false, err
+		}
+		delegate = delegate || len(machine.Disks) == 0 && c.delegateDisks[vdi.ref]
+		machine.Disks = append(machine.Disks, disk)
+	}
+	return machine, delegate, nil
+}
+
+func (c *call) disk(vbd, vdi *object) (Disk, error) {
+	path, err := filepath.Abs(c.volumePath(vdi))
+	if err != nil {
+		return Disk{}, internal(err.Error())
+	}
+	return Disk{UserDevice: vbd.text("userdevice"), Path: path, ReadOnly: vbd.text("mode") == "RO"}, nil
+}
+
+func (p *Pool) startGuest(vm string, m Machine, delegate bool) (Guest, error) {
+	if !delegate {
+		return newIdleGuest(m.Data, !p.driverless[vm], p.config.GuestDelay), nil
+	}
+	if p.config.World == nil {
+		return nil, errors.New("a delegate was started, but the simulated pool has no World to start it in: set Config.World")
+	}
+	return p.config.World.Start(p.ctx, m)
+}
+
+func (c *call) setPaused(vm *object, paused bool) error {
+	d := c.domains[vm.ref]
+	if d == nil {
+		return internal("no domain of VM " + vm.uuid())
+	}
+	d.paused = paused
+	if err := d.settle(); err != nil {
+		return internal(err.Error())
+	}
+	c.db.set(vm, "power_state", map[bool]string{true: "Paused", false: "Running"}[paused])
+	return nil
+}
+
+// cleanShutdown asks the guest and waits: first for its acknowledgement, then for its end (xapi-facts §7.7).
+func (c *call) cleanShutdown(vm *object) error {
+	d := c.domains[vm.ref]
+	if d == nil {
+		return internal("no domain of VM " + vm.uuid())
+	}
+	metrics := c.db.find("VM_guest_metrics", vm.text("guest_metrics"))
+	if metrics == nil || !metrics.boolean("PV_drivers_detected") && metrics.table("other")["feature-shutdown"] != "1" {
+		return fail("VM_LACKS_FEATURE", vm.ref)
+	}
+	err := c.unlocked(func() error {
+		ctx, cancel := context.WithTimeout(c.ctx, c.config.ShutdownAckTimeout)
+		defer cancel()
+		return d.guest.Shutdown(ctx)
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fail("VM_FAILED_SHUTDOWN_ACK", vm.ref)
+	} else if err != nil && c.domains[vm.ref] == d {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.config.ShutdownTimeout)
+	defer cancel()
+	if err := c.waitEnd(ctx, d); errors.Is(err, context.DeadlineExceeded) {
+		return fail("VM_SHUTDOWN_TIMEOUT", vm.ref, fmt.Sprint(int(c.config.ShutdownTimeout/time.Second)))
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+func (c *call) hardShutdown(vm *object) error {
+	d := c.domains[vm.ref]
+	if d == nil {
+		return nil // it ended by itself meanwhile
+	}
+	return c.kill(d)
+}
+
+// vmShutdown is a clean shutdown, and a hard one where that fails.
+func vmShutdown(c *call) (any, error) {
+	if _, err := vmCall("clean_shutdown", (*call).cleanShutdown)(c); err == nil || isCode(err, "VM_BAD_POWER_STATE") || isContext(err) {
+		return nil, err
+	}
+	return vmCall("hard_shutdown", (*call).hardShutdown)(c)
+}
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
