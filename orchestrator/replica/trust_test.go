@@ -1,0 +1,210 @@
+package replica_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+)
+
+var (
+	clean      = manifest.State{Generation: generation}
+	dirty      = manifest.State{Dirty: true, Generation: generation}
+	otherClean = manifest.State{Generation: manifest.Generation{5}}
+	keyID      = manifest.KeyID{1}
+	commitTime = time.Date(2026, 3, 1, 22, 0, 0, 0, time.UTC)
+)
+
+// sound is evidence in which every rung holds.
+func sound() replica.Evidence {
+	disk := func(number string) replica.DiskEvidence {
+		return replica.DiskEvidence{
+			Disk: number, RecordedState: clean, RecordedVDI: "vdi-" + number, RecordedSize: 1000, ManifestKey: keyID,
+			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplicaDisk, State: clean, Disk: number},
+			VDI: "vdi-" + number, Size: 2 << 20,
+		}
+	}
+	return replica.Evidence{
+		Option: report.TrustDestination, Direction: report.Push, KeyID: keyID,
+		VM: replica.VMEvidence{
+			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplica, State: clean},
+			PowerState: "Halted", StartTime: commitTime.Add(-time.Hour), LastCommit: commitTime,
+		},
+		Disks: []replica.DiskEvidence{disk("0"), disk("1")},
+	}
+}
+
+func TestTrustWhenAllHolds(t *testing.T) {
+	want := replica.Decision{
+		Mode: report.Trusted, Rung: replica.RungForeign, Untested: replica.RungEmptyLeaf, Writable: true,
+		Cause: "every rung that can be tested holds; not tested: empty-leaf",
+	}
+	never := sound()
+	never.VM.StartTime = time.Time{}
+	for name, e := range map[string]replica.Evidence{"started before the commit": sound(), "never started": never} {
+		if diff := cmp.Diff(want, replica.Trust(e)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+type spoiled struct {
+	spoil func(*replica.Evidence)
+	rung  replica.Rung
+	cause string // part of it
+}
+
+// Each case spoils sound evidence in one way.
+var spoiledEvidence = map[string]spoiled{
+	"VM without marker":   {func(e *replica.Evidence) { e.VM.Ownership = replica.None }, replica.RungOwnership, "the replica VM bears no marker"},
+	"VM is a copy":        {func(e *replica.Evidence) { e.VM.Ownership = replica.Stranger }, replica.RungOwnership, "a copy"},
+	"VM marker malformed": {func(e *replica.Evidence) { e.VM.Ownership = replica.Malformed }, replica.RungOwnership, "cannot be read"},
+	"ownership not read":  {func(e *replica.Evidence) { e.VM.Ownership = "" }, replica.RungOwnership, "cannot be read"},
+	"disk is a copy":      {func(e *replica.Evidence) { e.Disks[1].Ownership = replica.Stranger }, replica.RungOwnership, "disk 1"},
+	"disk without marker": {func(e *replica.Evidence) { e.Disks[0].Ownership = replica.None }, replica.RungOwnership, "disk 0"},
+	"VM of another kind":  {func(e *replica.Evidence) { e.VM.Marker.Kind = replica.KindRestorePoint }, replica.RungOwnership, "restore-point"},
+	"disk of another kind": {func(e *replica.Evidence) { e.Disks[0].Marker.Kind = replica.KindClone }, replica.RungOwnership,
+		"marked as a clone"},
+
+	"running":   {func(e *replica.Evidence) { e.VM.PowerState = "Running" }, replica.RungPower, "Running"},
+	"suspended": {func(e *replica.Evidence) { e.VM.PowerState = "Suspended" }, replica.RungPower, "Suspended"},
+	"unknown":   {func(e *replica.Evidence) { e.VM.PowerState = "" }, replica.RungPower, "replica is"},
+	"started since": {func(e *replica.Evidence) { e.VM.StartTime = commitTime.Add(time.Second) }, replica.RungPower,
+		"2026-03-01T22:00:01Z"},
+	"started in the same second":      {func(e *replica.Evidence) { e.VM.StartTime = commitTime }, replica.RungPower, "started"},
+	"started before the first commit": {func(e *replica.Evidence) { e.VM.LastCommit = time.Time{} }, replica.RungPower, "never"},
+
+	"a writer": {func(e *replica.Evidence) {
+		e.Disks[1].ForeignVBDs = []replica.ForeignVBD{{VM: "reader"}, {VM: "thief", Writable: true}}
+	}, replica.RungWriters, "thief holds disk 1"},
+
+	"option":         {func(e *replica.Evidence) { e.Option = report.TrustVerify }, replica.RungOption, "not asked"},
+	"no option":      {func(e *replica.Evidence) { e.Option = "" }, replica.RungOption, "not asked"},
+	"pull":           {func(e *replica.Evidence) { e.Direction = report.Pull }, replica.RungDirection, "pull"},
+	"no disks":       {func(e *replica.Evidence) { e.Disks = nil }, replica.RungDatabase, "no disk"},
+	"database dirty": {func(e *replica.Evidence) { e.Disks[1].RecordedState = dirty }, replica.RungDatabase, "disk 1 did not commit"},
+	"database empty": {func(e *replica.Evidence) { e.Disks[0].RecordedState = manifest.State{} }, replica.RungDatabase, "no commit of disk 0"},
+	"two generations": {func(e *replica.Evidence) {
+		e.Disks[1].RecordedState, e.Disks[1].Marker.State = otherClean, otherClean
+	}, replica.RungDatabase, "different runs"},
+	"database restored": {func(e *replica.Evidence) {
+		e.Disks[0].RecordedState, e.Disks[1].RecordedState = otherClean, otherClean
+	}, replica.RungVMMarker, "the replica VM says"},
+	"VM dirty":            {func(e *replica.Evidence) { e.VM.Marker.State = dirty }, replica.RungVMMarker, "dirty:"},
+	"VM state lost":       {func(e *replica.Evidence) { e.VM.Marker.State = manifest.State{} }, replica.RungVMMarker, "no state"},
+	"disk dirty":          {func(e *replica.Evidence) { e.Disks[1].Marker.State = dirty }, replica.RungDiskMarkers, "disk 1"},
+	"disk of another run": {func(e *replica.Evidence) { e.Disks[0].Marker.State = otherClean }, replica.RungDiskMarkers, "disk 0"},
+	"disk state lost":     {func(e *replica.Evidence) { e.Disks[0].Marker.State = manifest.State{} }, replica.RungDiskMarkers, "no state"},
+	"disks exchanged":     {func(e *replica.Evidence) { e.Disks[0].Marker.Disk = "1" }, replica.RungDiskMarkers, "marked as disk 1"},
+	"another key":         {func(e *replica.Evidence) { e.Disks[0].ManifestKey = manifest.KeyID{2} }, replica.RungKey, "under key"},
+	"no manifest":         {func(e *replica.Evidence) { e.Disks[1].ManifestKey = manifest.KeyID{} }, replica.RungKey, "disk 1 has no manifest"},
+	"another VDI":         {func(e *replica.Evidence) { e.Disks[1].VDI = "vdi-x" }, replica.RungDisks, "vdi-x"},
+	"shrunk":              {func(e *replica.Evidence) { e.Disks[0].Size = 999 }, replica.RungDisks, "999"},
+	"snapshot of the VM":  {func(e *replica.Evidence) { e.VM.ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "snapshot snap"},
+	"snapshot of a disk":  {func(e *replica.Evidence) { e.Disks[0].ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "disk 0 has a snapshot"},
+	"a reader":            {func(e *replica.Evidence) { e.Disks[1].ForeignVBDs = []replica.ForeignVBD{{VM: "reader"}} }, replica.RungForeign, "reader"},
+}
+
+func TestEveryRungFails(t *testing.T) {
+	for name, c := range spoiledEvidence {
+		e := sound()
+		c.spoil(&e)
+		d := replica.Trust(e)
+		diverged := c.rung == replica.RungPower || c.rung == replica.RungWriters
+		want := replica.Decision{
+			Mode: report.Untrusted, Rung: c.rung, Cause: d.Cause, Diverged: diverged, Writable: !diverged && c.rung != replica.RungOwnership,
+		}
+		if diff := cmp.Diff(want, d); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if !strings.Contains(d.Cause, c.cause) {
+			t.Errorf("%s: cause %q does not say %q", name, d.Cause, c.cause)
+		}
+	}
+}
+
+// However evidence is spoiled, once or several times, it is never trusted; what is not ours is not writable, and a replica
+// that was used is diverged whatever else is wrong with it.
+func TestSpoiledEvidenceIsNeverTrusted(t *testing.T) {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(spoiledEvidence)), func(name string) bool {
+		return name == "no disks" // the other cases need two
+	})
+	notOurs := rapid.SampledFrom([]replica.Ownership{replica.Stranger, replica.None, replica.Malformed})
+	rapid.Check(t, func(rt *rapid.T) {
+		e := sound()
+		ours := true
+		for _, name := range rapid.SliceOfN(rapid.SampledFrom(names), 1, 5).Draw(rt, "spoiled") {
+			spoiledEvidence[name].spoil(&e)
+			rung := spoiledEvidence[name].rung
+			ours = ours && rung != replica.RungOwnership
+		}
+		if rapid.Bool().Draw(rt, "not ours") {
+			ours = false
+			switch rapid.IntRange(0, 2).Draw(rt, "which") {
+			case 0:
+				e.VM.Ownership = notOurs.Draw(rt, "VM")
+			default:
+				e.Disks[rapid.IntRange(0, 1).Draw(rt, "disk")].Ownership = notOurs.Draw(rt, "ownership")
+			}
+		}
+		used := e.VM.PowerState != "Halted" || !e.VM.StartTime.Before(e.VM.LastCommit)
+		d := replica.Trust(e)
+		if d.Mode != report.Untrusted || d.Cause == "" || d.Untested != "" {
+			rt.Errorf("trusted: %+v", d)
+		}
+		if !ours && d.Writable {
+			rt.Errorf("not ours and writable: %+v", d)
+		}
+		if ours && used && (!d.Diverged || d.Writable) {
+			rt.Errorf("used and not held: %+v", d)
+		}
+	})
+}
+
+func TestBlockedOperations(t *testing.T) {
+	for name, c := range map[string]struct {
+		state   manifest.State
+		blocked []string
+		free    []string
+	}{
+		"clean":    {clean, []string{"start", "start_on"}, []string{"snapshot", "clone", "export", "destroy"}},
+		"dirty":    {dirty, []string{"start", "start_on", "clone", "copy", "snapshot", "export", "migrate_send", "revert"}, []string{"destroy"}},
+		"no state": {manifest.State{}, []string{"start", "snapshot"}, []string{"destroy"}},
+	} {
+		blocked := replica.BlockedOperations(c.state)
+		for _, operation := range c.blocked {
+			if blocked[operation] == "" {
+				t.Errorf("%s: %s is not blocked with a reason", name, operation)
+			}
+		}
+		for _, operation := range c.free {
+			if _, ok := blocked[operation]; ok {
+				t.Errorf("%s: %s is blocked", name, operation)
+			}
+		}
+	}
+}
+
+func TestMergeBlocked(t *testing.T) {
+	theirs := map[string]string{"destroy": "keep it", "snapshot": "ask me"}
+	during := replica.MergeBlocked(theirs, dirty)
+	if during["destroy"] != "keep it" || during["snapshot"] != "ask me" || during["clone"] == "" || during["start"] == "" {
+		t.Errorf("while dirty: %v", during)
+	}
+	want := replica.BlockedOperations(clean)
+	want["destroy"], want["snapshot"] = "keep it", "ask me"
+	if diff := cmp.Diff(want, replica.MergeBlocked(during, clean)); diff != "" {
+		t.Errorf("clean again (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(replica.BlockedOperations(clean), replica.MergeBlocked(nil, clean)); diff != "" {
+		t.Errorf("none before (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,107 @@
+package report
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// DiskState says how far one disk of a run has come.
+type DiskState string
+
+// The states of a disk.
+const (
+	DiskPending   DiskState = "pending"   // not begun
+	DiskMoving    DiskState = "moving"    // being compared and moved
+	DiskFlushed   DiskState = "flushed"   // all content is on the target, not yet committed
+	DiskCommitted DiskState = "committed" // clean with the run's generation
+	DiskFailed    DiskState = "failed"
+)
+
+// Valid reports whether s is one of the states above.
+func (s DiskState) Valid() bool {
+	return slices.Contains([]DiskState{DiskPending, DiskMoving, DiskFlushed, DiskCommitted, DiskFailed}, s)
+}
+
+// Mode says how a disk was compared.
+type Mode string
+
+// The two modes. A disk whose mode is not decided yet has none ("").
+const (
+	Trusted   Mode = "trusted"   // against the cached manifest; the replica was not scanned
+	Untrusted Mode = "untrusted" // against the replica itself, which was scanned
+)
+
+// Valid reports whether m is trusted or untrusted.
+func (m Mode) Valid() bool { return m == Trusted || m == Untrusted }
+
+// Stage names a part of the transfer's pipeline.
+type Stage string
+
+// The stages of the pipeline whose busy time is measured.
+const (
+	StageRead     Stage = "read"
+	StageHash     Stage = "hash"
+	StageCompress Stage = "compress"
+	StageWire     Stage = "wire"
+	StageWrite    Stage = "write"
+)
+
+// Valid reports whether s is one of the stages above.
+func (s Stage) Valid() bool {
+	return slices.Contains([]Stage{StageRead, StageHash, StageCompress, StageWire, StageWrite}, s)
+}
+
+// Counters are byte counts of one disk run, all in bytes of disk content but Wire. Same, Zero, Copied and Sent are the
+// four verdicts; once a disk is done they add up to its logical size.
+type Counters struct {
+	Read       int64 `json:"read"`        // read from the source
+	ReadTarget int64 `json:"read_target"` // read from the target: scans, candidates for copies, samples
+	Same       int64 `json:"same"`        // found equal
+	Zero       int64 `json:"zero"`        // zeroed, or zero on a disk that reads as zeroes
+	Copied     int64 `json:"copied"`      // copied on the target from elsewhere on its disks
+	Sent       int64 `json:"sent"`        // content that crossed the line, before compression
+	Wire       int64 `json:"wire"`        // all bytes on the line, both ways, with TLS and framing
+}
+
+// Disk is the report of one disk run.
+type Disk struct {
+	Disk        string    `json:"disk"`         // userdevice: the VBD's number, decimal
+	LogicalSize int64     `json:"logical_size"` // bytes
+	State       DiskState `json:"state"`
+
+	Mode     Mode   `json:"mode,omitempty"`
+	Rung     string `json:"rung,omitempty"`     // the rung of trust that was reached, or that failed
+	Cause    string `json:"cause,omitempty"`    // why the mode is what it is
+	Untested string `json:"untested,omitempty"` // a rung that could not be tested although the disk is trusted
+
+	Counters
+	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer
+	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, over all its workers
+	Root     string                  `json:"root,omitempty"`    // hexadecimal root of the new manifest
+}
+
+func (d Disk) validate() error {
+	switch {
+	case d.Disk == "":
+		return fmt.Errorf("a disk without a number")
+	case d.LogicalSize < 0:
+		return fmt.Errorf("disk %s: negative size %d", d.Disk, d.LogicalSize)
+	case !d.State.Valid():
+		return fmt.Errorf("disk %s: unknown state %q", d.Disk, d.State)
+	case d.Mode != "" && !d.Mode.Valid():
+		return fmt.Errorf("disk %s: unknown mode %q", d.Disk, d.Mode)
+	}
+	for stage := range d.Busy {
+		if !stage.Valid() {
+			return fmt.Errorf("disk %s: unknown stage %q", d.Disk, stage)
+		}
+	}
+	return nil
+}
+
+func (d Disk) clone() Disk {
+	d.Busy = maps.Clone(d.Busy)
+	return d
+}

@@ -1,0 +1,20 @@
+// Package saga makes objects in pools so that none is forgotten. A run that dies anywhere, by an error, a cancelled context
+// or a killed process, leaves a record that names everything it made; from that record alone it is cleaned up, by the run
+// itself or by a later process.
+//
+//	Create   intent durable ──▶ object created under the intent's name ──▶ uuid durable
+//	            │                     │                                      │
+//	            ▼ killed here:        ▼ killed here:                         ▼ killed here:
+//	         nothing exists,       found by its name,                     found by its uuid
+//	         undoing finds none    which carries the run
+//
+//	Keep     the object is part of the result and outlives the run
+//	Unwind   every other object is undone, the newest first, whatever became of the run's context
+//	Recover  the same for runs whose process died, and for what an Unwind could not remove
+//
+// How an object is undone depends on its kind only: an Undoer gets nothing but the record, so that the process that made the
+// object and the one that finds it after a crash undo it by the same code. An Undoer must be idempotent; an object that
+// does not exist is undone.
+//
+// Nothing is resumed here: whoever resumes a run takes it over in the state store and decides what to keep.
+package saga

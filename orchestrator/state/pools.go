@@ -1,0 +1,115 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Pool is a pool as an administrator added it.
+type Pool struct {
+	UUID              string // the pool's own
+	Name              string // unique here; pools themselves may share a name
+	Addresses         []string
+	Username          string
+	Password          Secret
+	Fingerprints      []string // of the certificates that are accepted
+	DelegateAddresses string   // the range that delegates get addresses from, as it was typed
+	Added             time.Time
+}
+
+// validate names what is missing.
+func (p Pool) validate() error {
+	switch {
+	case p.Name == "":
+		return errors.New("a pool needs a name")
+	case p.UUID == "":
+		return fmt.Errorf("pool %s: its uuid is not known: connect to it first", p.Name)
+	case len(p.Addresses) == 0:
+		return fmt.Errorf("pool %s: it needs an address", p.Name)
+	case len(p.Fingerprints) == 0:
+		return fmt.Errorf("pool %s: it needs the fingerprint of its certificate", p.Name)
+	}
+	return nil
+}
+
+// AddPool keeps a pool; Added is set here. A name or a pool that is known already is an ErrExists.
+func (s *Store) AddPool(ctx context.Context, p Pool) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	password, err := s.secrets.seal(p.Password.Reveal())
+	if err != nil {
+		return err
+	}
+	addresses, err := json.Marshal(p.Addresses)
+	if err != nil {
+		return fmt.Errorf("adding pool %s: %w", p.Name, err)
+	}
+	fingerprints, err := json.Marshal(p.Fingerprints)
+	if err != nil {
+		return fmt.Errorf("adding pool %s: %w", p.Name, err)
+	}
+	_, err = s.db.ExecContext(ctx,
+		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added)
+		 VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		p.UUID, p.Name, string(addresses), p.Username, password, string(fingerprints), p.DelegateAddresses, timeText(time.Now()))
+	if isUnique(err) {
+		return fmt.Errorf("adding pool %s (%s): the name or the pool is known: see the list of pools: %w", p.Name, p.UUID, ErrExists)
+	} else if err != nil {
+		return fmt.Errorf("adding pool %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added FROM pools `
+
+// Pools lists all pools by name.
+func (s *Store) Pools(ctx context.Context) ([]Pool, error) {
+	pools, err := queryAll(ctx, s.db, s.scanPool, selectPools+`ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("listing the pools: %w", err)
+	}
+	return pools, nil
+}
+
+// Pool finds a pool by its name or its uuid; ErrNotFound.
+func (s *Store) Pool(ctx context.Context, nameOrUUID string) (Pool, error) {
+	pools, err := queryAll(ctx, s.db, s.scanPool, selectPools+`WHERE name = ? OR uuid = ? ORDER BY name = ? DESC LIMIT 1`,
+		nameOrUUID, nameOrUUID, nameOrUUID)
+	if err != nil {
+		return Pool{}, fmt.Errorf("reading pool %s: %w", nameOrUUID, err)
+	}
+	if len(pools) == 0 {
+		return Pool{}, fmt.Errorf("pool %s: %w: add it first", nameOrUUID, ErrNotFound)
+	}
+	return pools[0], nil
+}
+
+// RemovePool forgets a pool by its name. While replicas come from it or lie in it, that is an ErrInUse.
+func (s *Store) RemovePool(ctx context.Context, name string) error {
+	result, err := s.db.ExecContext(ctx, `DELETE FROM pools WHERE name = ?`, name)
+	if isForeignKey(err) {
+		return fmt.Errorf("removing pool %s: replicas come from it or lie in it: %w", name, ErrInUse)
+	} else if err != nil {
+		return fmt.Errorf("removing pool %s: %w", name, err)
+	}
+	return changedOne(result, "pool "+name)
+}
+
+func (s *Store) scanPool(scan scanFunc) (p Pool, err error) {
+	var addresses, password, fingerprints, added string
+	err = scan(&p.UUID, &p.Name, &addresses, &p.Username, &password, &fingerprints, &p.DelegateAddresses, &added)
+	if err != nil {
+		return Pool{}, err
+	}
+	if p.Password, err = s.secrets.open(password); err != nil {
+		return Pool{}, err
+	}
+	if p.Added, err = parseTime(added); err != nil {
+		return Pool{}, err
+	}
+	return p, errors.Join(json.Unmarshal([]byte(addresses), &p.Addresses), json.Unmarshal([]byte(fingerprints), &p.Fingerprints))
+}

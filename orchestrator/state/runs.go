@@ -1,0 +1,202 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/understudy-dr/understudy/orchestrator/report"
+)
+
+// RunKind says what a run is for.
+type RunKind string
+
+// The kinds of runs.
+const (
+	RunReplicate RunKind = "replicate"
+	RunVerify    RunKind = "verify"
+)
+
+// Valid reports whether k is one of the kinds above.
+func (k RunKind) Valid() bool { return k == RunReplicate || k == RunVerify }
+
+// Run is the row of a run. Its state, times and error are those of the report.
+type Run struct {
+	Replica string
+	Kind    RunKind
+	Owner   Owner
+	Report  report.Run
+}
+
+// BeginRun begins a run on a replica and makes this process its owner. Of r the id, state and start are set here. A replica
+// has at most one unfinished run: else a *BusyError.
+func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r report.Run) (Run, error) {
+	if !kind.Valid() {
+		return Run{}, fmt.Errorf("beginning a run on replica %s: unknown kind %q", replica, kind)
+	}
+	r.ID, r.State, r.Started, r.Finished, r.Error = uuid.NewString(), report.StateRunning, time.Now().UTC(), time.Time{}, ""
+	document, err := marshalReport(r)
+	if err != nil {
+		return Run{}, fmt.Errorf("beginning a run on replica %s: %w", replica, err)
+	}
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		busy, err := queryAll(ctx, tx, scanRun, selectRuns+`WHERE replica = ? AND finished = ''`, replica)
+		if err != nil {
+			return err
+		}
+		if len(busy) > 0 {
+			return &BusyError{Run: busy[0].Report.ID, Owner: busy[0].Owner}
+		}
+		_, err = tx.ExecContext(ctx,
+			`INSERT INTO runs (id, replica, kind, state, owner, started, finished, error, report) VALUES (?, ?, ?, ?, ?, ?, '', '', ?)`,
+			r.ID, replica, kind, r.State, s.owner.String(), timeText(r.Started), document)
+		if isForeignKey(err) {
+			return fmt.Errorf("replica %s: %w", replica, ErrNotFound)
+		}
+		return err
+	})
+	if err != nil {
+		return Run{}, fmt.Errorf("beginning a run on replica %s: %w", replica, err)
+	}
+	return Run{Replica: replica, Kind: kind, Owner: s.owner, Report: r}, nil
+}
+
+// SaveReport stores how far a run has come, or, when the report's state is final, its end: then nothing can
+// be added to the run any more, but its objects can still be undone. Its addresses are free again, unless objects are left
+// behind: a delegate among them may still answer there, and ReleaseRun follows its removal. Only the run's owner may.
+func (s *Store) SaveReport(ctx context.Context, r report.Run) error {
+	document, err := marshalReport(r)
+	if err != nil {
+		return err
+	}
+	return s.writeRun(ctx, "storing the report of run "+r.ID, r.ID, func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx,
+			`UPDATE runs SET state = ?, finished = ?, error = ?, report = ? WHERE id = ? AND finished = ''`,
+			r.State, timeText(r.Finished), r.Error, document, r.ID)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil {
+			return err
+		} else if n == 0 {
+			return errors.New("the run has ended")
+		}
+		if !r.State.Final() {
+			return nil
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM address_leases WHERE run = ?1
+			AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.run = ?1 AND status IN (?2, ?3))`, r.ID, ObjectIntended, ObjectCreated)
+		return err
+	})
+}
+
+func marshalReport(r report.Run) (string, error) {
+	if err := r.Validate(); err != nil {
+		return "", err
+	}
+	document, err := json.Marshal(r)
+	if err != nil {
+		return "", fmt.Errorf("report of run %s: %w", r.ID, err)
+	}
+	return string(document), nil
+}
+
+const selectRuns = `SELECT replica, kind, owner, report FROM runs `
+
+// Run reads one run by its id; ErrNotFound.
+func (s *Store) Run(ctx context.Context, id string) (Run, error) {
+	return findRun(ctx, s.db, id)
+}
+
+// Runs lists the newest runs, the newest first; limit bounds their number.
+func (s *Store) Runs(ctx context.Context, limit int) ([]Run, error) {
+	runs, err := queryAll(ctx, s.db, scanRun, selectRuns+`ORDER BY started DESC, id LIMIT ?`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing runs: %w", err)
+	}
+	return runs, nil
+}
+
+// PendingRuns lists, the oldest first, the runs that recovery must look at: those that have not ended, and those that have
+// and left objects behind.
+func (s *Store) PendingRuns(ctx context.Context) ([]Run, error) {
+	runs, err := queryAll(ctx, s.db, scanRun, selectRuns+
+		`WHERE finished = '' OR EXISTS (SELECT 1 FROM objects WHERE objects.run = runs.id AND status IN (?, ?)) ORDER BY started, id`,
+		ObjectIntended, ObjectCreated)
+	if err != nil {
+		return nil, fmt.Errorf("listing unfinished runs: %w", err)
+	}
+	return runs, nil
+}
+
+// TakeOver makes this process the owner of a run whose owner is dead, or that has ended. While the owner lives it is a
+// *BusyError, when it ran on another host an ErrForeignHost.
+func (s *Store) TakeOver(ctx context.Context, id string) (Run, error) {
+	var run Run
+	err := s.write(ctx, func(tx *sql.Tx) (err error) {
+		if run, err = findRun(ctx, tx, id); err != nil || run.Owner == s.owner {
+			return err
+		}
+		if !run.Report.State.Final() {
+			alive, err := run.Owner.Alive()
+			if err != nil {
+				return err
+			}
+			if alive {
+				return &BusyError{Run: id, Owner: run.Owner}
+			}
+		}
+		run.Owner = s.owner
+		_, err = tx.ExecContext(ctx, `UPDATE runs SET owner = ? WHERE id = ?`, s.owner.String(), id)
+		return err
+	})
+	if err != nil {
+		return Run{}, fmt.Errorf("taking over run %s: %w", id, err)
+	}
+	return run, nil
+}
+
+func findRun(ctx context.Context, q querier, id string) (Run, error) {
+	runs, err := queryAll(ctx, q, scanRun, selectRuns+`WHERE id = ?`, id)
+	if err != nil {
+		return Run{}, fmt.Errorf("reading run %s: %w", id, err)
+	}
+	if len(runs) == 0 {
+		return Run{}, fmt.Errorf("run %s: %w", id, ErrNotFound)
+	}
+	return runs[0], nil
+}
+
+func scanRun(scan scanFunc) (r Run, err error) {
+	var owner, document string
+	if err := scan(&r.Replica, &r.Kind, &owner, &document); err != nil {
+		return Run{}, err
+	}
+	if r.Owner, err = ParseOwner(owner); err != nil {
+		return Run{}, err
+	}
+	return r, json.Unmarshal([]byte(document), &r.Report)
+}
+
+// writeRun is write for changes of a run, which only its owner may make: else ErrNotOwner.
+func (s *Store) writeRun(ctx context.Context, what, id string, f func(*sql.Tx) error) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		run, err := findRun(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if run.Owner != s.owner {
+			return fmt.Errorf("%w: %s", ErrNotOwner, run.Owner)
+		}
+		return f(tx)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
