@@ -64,6 +64,9 @@ func (t Tuning) buffers(hashers int) (total, depth, keep int) {
 	return total, depth, max(1, (total-depth*3/2)/perExtent-hashers-1)
 }
 
+// scarce tells whether a transfer shares its process's memory with others.
+func scarce(memory int64) bool { return memory != 0 && memory < DefaultMemory/2 }
+
 // hashers is how many goroutines hash for one disk.
 func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 

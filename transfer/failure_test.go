@@ -181,7 +181,7 @@ func TestLies(t *testing.T) {
 		"short DATA":         {t: dataType, change: func(p []byte) []byte { return p[:len(p)-1] }, want: transfer.ErrProtocol},
 		"unknown encoding":   {t: dataType, change: func(p []byte) []byte { p[4] = 9; return p }, want: transfer.ErrProtocol},
 		"no zstd":            {t: dataType, change: func(p []byte) []byte { p[4] = 1; return p }, want: transfer.ErrProtocol},
-		"offer twice":        {t: offerType, change: func(p []byte) []byte { clear(p[:4]); return p }, want: transfer.ErrProtocol},
+		"offer twice":        {t: offerType, change: func(p []byte) []byte { p[3] = 1; return p }, want: transfer.ErrProtocol},
 		"offer beyond":       {t: offerType, change: func(p []byte) []byte { p[0] = 1; return p }, want: transfer.ErrProtocol},
 		"PASSED beyond":      {t: passedType, change: func(p []byte) []byte { p[0] = 1; return p }, want: transfer.ErrProtocol},
 		"WANT not offered":   {receiver: true, t: wantType, change: func(p []byte) []byte { p[2] = 1; return p }, want: transfer.ErrProtocol},

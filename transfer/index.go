@@ -21,15 +21,22 @@ type indexEntry struct {
 	used   bool
 }
 
-// indexEntries is a power of two: 3 MiB, which remembers 8 GiB of distinct
-// blocks.
+// indexEntries take 3 MiB and remember 8 GiB of distinct blocks; a transfer that
+// must do with little memory has a quarter of that.
 const indexEntries = 1 << 17
 
-func newIndex() *index { return &index{entries: make([]indexEntry, indexEntries)} }
+// newIndex sizes an index by Tuning.Memory.
+func newIndex(memory int64) *index {
+	entries := indexEntries
+	if scarce(memory) {
+		entries /= 4
+	}
+	return &index{entries: make([]indexEntry, entries)}
+}
 
 func (x *index) slot(d shortDigest) *indexEntry {
 	// Digests are keyed, so a guest cannot aim at one slot.
-	return &x.entries[binary.LittleEndian.Uint64(d[8:])%indexEntries]
+	return &x.entries[binary.LittleEndian.Uint64(d[8:])%uint64(len(x.entries))]
 }
 
 // put remembers that block holds the content of d.

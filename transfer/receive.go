@@ -74,11 +74,17 @@ const (
 	// a cut costs at most flushBytes.
 	flushBytes = 64 << 20
 	ackExtents = 1024
-	// writers write and check in parallel.
-	writers = 4
 	// maxQueue bounds the extents behind one that is not settled.
 	maxQueue = 2 * maxOffers
 )
+
+// writers is how many goroutines check and write in parallel, each with 1 MiB.
+func writers(memory int64) int {
+	if scarce(memory) {
+		return 2
+	}
+	return 4
+}
 
 // Receive brings a target to the content that the sender offers. When it returns
 // without an error, everything is durable and the sender has agreed on it.
@@ -112,8 +118,8 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 	}
 	r := &receiver{
 		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records),
-		seen: newIndex(), list: newResultDigest(),
-		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers),
+		seen: newIndex(spec.Memory), list: newResultDigest(),
+		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
 		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), popped: make(chan struct{}, 1), told: make(chan struct{}),
 		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest][]place),
 	}
@@ -137,7 +143,7 @@ func (r *receiver) run(ctx context.Context) error {
 		return r.listen(ctx)
 	})
 	group.Go(func() error { return r.resolve(ctx) })
-	for range writers {
+	for range cap(r.data) {
 		group.Go(func() error { return r.write(ctx) })
 	}
 	if !r.Trusted {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,8 @@ type sendSession struct {
 	ended    chan struct{} // closed when result is final and END is sent
 	over     chan struct{} // closed when RESULT came and is right
 
+	grace atomic.Int64 // nanoseconds
+
 	mu      sync.Mutex
 	offered map[uint32]*pending // without an answer
 	kept    []*pending          // that hold their data, oldest first
@@ -74,8 +77,9 @@ func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int)
 		ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), keep: keep,
 	}
 	if sink.Trusted != nil {
-		s.seen = newIndex()
+		s.seen = newIndex(spec.Memory)
 	}
+	s.grace.Store(int64(minGrace))
 	return s
 }
 
@@ -224,10 +228,25 @@ func (s *sendSession) sinkDigest(ctx context.Context, number uint32) (manifest.D
 	return s.baseline.next(ctx)
 }
 
-// answerGrace is how long admit waits for an answer before it gives up data that
-// would have to be read again: longer than a local network takes, short enough
-// that a long line's comparison goes on.
-const answerGrace = 5 * time.Millisecond
+// The grace is how long admit waits for an answer before it gives up data that
+// may have to be read again. It starts longer than a local network takes, and
+// grows while giving up proves dear; on a long line with few changes it shrinks, so
+// that the comparison goes on.
+const (
+	minGrace = 5 * time.Millisecond
+	maxGrace = 500 * time.Millisecond
+)
+
+// regret adapts the grace to an extent whose data was given up.
+func (s *sendSession) regret(p *pending) {
+	grace := time.Duration(s.grace.Load())
+	if wanted := bits.OnesCount64(p.want); 2*wanted > len(p.blocks) {
+		grace = min(2*grace, maxGrace)
+	} else if 8*wanted < len(p.blocks) {
+		grace = max(grace/2, minGrace)
+	}
+	s.grace.Store(int64(grace))
+}
 
 // admit takes a place for an extent and keeps its data. When too much is kept it
 // gives up the oldest data that nobody has asked for yet; while all of it is
@@ -249,7 +268,7 @@ func (s *sendSession) admit(ctx context.Context, p *pending) error {
 		s.mu.Unlock()
 		select {
 		case <-s.freed:
-		case <-time.After(answerGrace):
+		case <-time.After(time.Duration(s.grace.Load())):
 			patient = false
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -462,17 +481,22 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 }
 
 func (s *sendSession) answer(m want) error {
+	var holds bool
 	s.mu.Lock()
 	p := s.offered[m.extent]
 	if p != nil {
 		delete(s.offered, m.extent)
 		p.pinned = true
+		holds = p.holds
 	}
 	s.mu.Unlock()
 	if p == nil || m.blocks&^fullBitmap(s.geometry, m.extent) != 0 || m.blocks&p.zero != 0 {
 		return malformed("WANT", "blocks %#x of extent %d were not offered", m.blocks, m.extent)
 	}
 	p.want = m.blocks
+	if !holds {
+		s.regret(p)
+	}
 	if p.want == 0 {
 		s.settle(p)
 		return nil

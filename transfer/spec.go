@@ -60,7 +60,7 @@ type Tuning struct {
 // Memory bounds of one end of one transfer, in bytes of buffers.
 const (
 	DefaultMemory = 48 << 20
-	MinMemory     = 16 << 20
+	MinMemory     = 12 << 20
 )
 
 // Compression says when blocks are compressed on the wire.

@@ -151,7 +151,7 @@ func pipe(t fataler) (a, b *netproto.Conn) {
 }
 
 // loopback connects two ends over TCP and TLS.
-func loopback(t *testing.T, o netproto.Options) (a, b *netproto.Conn) {
+func loopback(t testing.TB, o netproto.Options) (a, b *netproto.Conn) {
 	t.Helper()
 	a, b, _ = loopbackThrough(t, o)
 	return a, b
@@ -182,7 +182,7 @@ func (l *line) Write(p []byte) (int, error) {
 }
 
 // loopbackThrough also returns the listener's socket, which can be frozen.
-func loopbackThrough(t *testing.T, o netproto.Options) (a, b *netproto.Conn, through *line) {
+func loopbackThrough(t testing.TB, o netproto.Options) (a, b *netproto.Conn, through *line) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -208,7 +208,7 @@ func loopbackThrough(t *testing.T, o netproto.Options) (a, b *netproto.Conn, thr
 	return a, b, through
 }
 
-func identity(t *testing.T) *netproto.Identity {
+func identity(t testing.TB) *netproto.Identity {
 	t.Helper()
 	id, err := netproto.NewIdentity()
 	if err != nil {
