@@ -1,0 +1,225 @@
+package delegate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+const (
+	// bootDevice is the position of a delegate's own disk.
+	bootDevice = 0
+	// searchPause is the time between looks for a VM that may still be in the making.
+	searchPause = 250 * time.Millisecond
+
+	codeUUIDInvalid    = "UUID_INVALID"
+	codeBadPowerState  = "VM_BAD_POWER_STATE"
+	codeOtherOperation = "OTHER_OPERATION_IN_PROGRESS"
+)
+
+// Undoers gives what a saga needs to remove delegates in these pools from their records alone. A delegate is removed whatever
+// its state; a VM that does not bear its own marker, or a disk that is not the delegate's own, is never touched: an
+// ErrStranger.
+func Undoers(pools ...*Pool) saga.Undoers {
+	return saga.Undoers{string(replica.KindDelegate): func(ctx context.Context, o state.Object) error {
+		for _, pool := range pools {
+			if pool.Inventory.UUID == o.Pool {
+				return remover{pool: pool, installation: pool.Store.Installation().UUID}.remove(ctx, o)
+			}
+		}
+		return fmt.Errorf("pool %s is not connected; connect it and try again", o.Pool)
+	}}
+}
+
+// remover removes delegates from one pool.
+type remover struct {
+	pool         *Pool
+	installation string
+}
+
+// claim says how far a VM is known to be the one of a record.
+type claim int
+
+const (
+	stranger   claim = iota
+	unfinished       // cloned under the record's name, not wholly marked yet; still a template, so that it never ran
+	complete         // bears its own marker, and so does its disk
+)
+
+func (r remover) remove(ctx context.Context, o state.Object) error {
+	ref, claimed, err := r.find(ctx, o)
+	if err != nil || claimed == stranger {
+		return err
+	}
+	err = r.halt(ctx, ref)
+	if err == nil {
+		err = r.removeDisk(ctx, o, ref, claimed)
+	}
+	if err == nil {
+		err = r.pool.API.Run(ctx, "VM.destroy", nil, ref)
+	}
+	if xapi.IsCode(err, codeHandleInvalid) {
+		return nil // somebody else removed the VM
+	}
+	return err
+}
+
+// find looks for the VM of a record; stranger means that there is none.
+func (r remover) find(ctx context.Context, o state.Object) (xapi.Ref, claim, error) {
+	if o.UUID == "" {
+		return r.findByName(ctx, o)
+	}
+	ref, err := xapi.GetByUUID(ctx, r.pool.API, "VM", o.UUID)
+	if xapi.IsCode(err, codeUUIDInvalid) {
+		return "", stranger, nil
+	} else if err != nil {
+		return "", stranger, err
+	}
+	vm, err := xapi.GetRecord[xapi.VM](ctx, r.pool.API, "VM", ref)
+	if xapi.IsCode(err, codeHandleInvalid) {
+		return "", stranger, nil
+	} else if err != nil {
+		return "", stranger, err
+	}
+	claimed := r.claim(o, vm)
+	if claimed == stranger {
+		return "", stranger, fmt.Errorf("VM %s (%s) in pool %s: %w: it does not bear the marker of run %s; remove it by hand if it is a delegate",
+			vm.NameLabel, o.UUID, r.pool.Name, ErrStranger, o.Run)
+	}
+	return ref, claimed, nil
+}
+
+// findByName looks for a VM whose creation was asked for and never answered. The pool may still be making it, after its
+// orchestrator was killed or cancelled the call: as long as it clones anything, not to find the VM proves nothing.
+func (r remover) findByName(ctx context.Context, o state.Object) (xapi.Ref, claim, error) {
+	for {
+		cloning, err := r.cloning(ctx)
+		if err != nil {
+			return "", stranger, err
+		}
+		var refs []xapi.Ref
+		if err := r.pool.API.Call(ctx, "VM.get_by_name_label", &refs, o.Name); err != nil {
+			return "", stranger, err
+		}
+		for _, ref := range refs {
+			vm, err := xapi.GetRecord[xapi.VM](ctx, r.pool.API, "VM", ref)
+			if xapi.IsCode(err, codeHandleInvalid) {
+				continue
+			} else if err != nil {
+				return "", stranger, err
+			}
+			if claimed := r.claim(o, vm); claimed != stranger {
+				return ref, claimed, nil
+			}
+		}
+		if !cloning {
+			return "", stranger, nil
+		}
+		if err := pause(ctx, searchPause); err != nil {
+			return "", stranger, fmt.Errorf("pool %s is still cloning VMs, %s may be among them; try again: %w", r.pool.Name, o.Name, err)
+		}
+	}
+}
+
+// cloning reports whether a task of the pool clones a VM. The task exists from the call on, even while it is queued.
+func (r remover) cloning(ctx context.Context) (bool, error) {
+	tasks, err := xapi.AllRecords[xapi.Task](ctx, r.pool.API, "task")
+	for _, task := range tasks {
+		if task.Status == xapi.TaskPending && task.NameLabel == "Async.VM.clone" {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// claim compares a VM with a record. Until its marker is written a clone is a template and bears that of its original, the
+// record's origin; a copy that somebody made of a delegate names that delegate instead.
+func (r remover) claim(o state.Object, vm xapi.VM) claim {
+	marker, ownership, _ := replica.Read(r.installation, vm.UUID, vm.OtherConfig) // a malformed marker is no marker of ours
+	switch {
+	case ownership == replica.Ours && marker.Kind == replica.KindDelegate && marker.Run == o.Run:
+		return complete
+	case vm.NameLabel == o.Name && vm.IsATemplate && !vm.IsASnapshot && (marker.Self == "" || marker.Self == o.Origin):
+		return unfinished
+	}
+	return stranger
+}
+
+// halt ends the VM. A start that is under way cannot be stopped; it is waited for.
+func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
+	return watch(ctx, r.pool.API, ref, func(vm xapi.VM) (bool, error) {
+		if vm.PowerState == xapi.Halted {
+			starting := func(operation string) bool { return strings.HasPrefix(operation, "start") }
+			for _, operation := range vm.CurrentOperations {
+				if starting(operation) {
+					return false, nil
+				}
+			}
+			return true, nil
+		}
+		err := r.pool.API.Run(ctx, "VM.hard_shutdown", nil, ref)
+		if xapi.IsCode(err, codeBadPowerState, codeOtherOperation) {
+			err = nil // it halts by itself, or somebody halts it: the next state tells
+		}
+		return false, err
+	})
+}
+
+// removeDisk destroys the delegate's own disk. It comes before the VM, which is what leads to it.
+func (r remover) removeDisk(ctx context.Context, o state.Object, ref xapi.Ref, claimed claim) error {
+	vm, err := xapi.GetRecord[xapi.VM](ctx, r.pool.API, "VM", ref)
+	if err != nil {
+		return err
+	}
+	disk, err := bootDisk(ctx, r.pool.API, vm)
+	if err != nil || disk == nil {
+		return err
+	}
+	if slices.ContainsFunc(disk.vdi.VBDs, func(vbd xapi.Ref) bool { return vbd != disk.vbd }) {
+		return fmt.Errorf("disk %s of delegate %s: %w: it is attached to another VM as well; detach it there", disk.vdi.UUID, vm.NameLabel, ErrStranger)
+	}
+	marker, ownership, _ := replica.Read(r.installation, disk.vdi.UUID, disk.vdi.OtherConfig) // see claim
+	own := ownership == replica.Ours && marker.Kind == replica.KindDelegateDisk && marker.Run == o.Run
+	if !own && (claimed == complete || ownership == replica.Ours) {
+		return fmt.Errorf("disk %s at position %d of delegate %s: %w: it is not the delegate's own; detach it from the VM",
+			disk.vdi.UUID, bootDevice, vm.NameLabel, ErrStranger)
+	}
+	return xapi.DestroyVDI(ctx, r.pool.API, disk.ref)
+}
+
+// attachedDisk is a disk with the VBD that joins it to its VM.
+type attachedDisk struct {
+	vbd, ref xapi.Ref
+	vdi      xapi.VDI
+}
+
+// bootDisk finds the disk at bootDevice; nil when there is none.
+func bootDisk(ctx context.Context, api xapi.API, vm xapi.VM) (*attachedDisk, error) {
+	for _, ref := range vm.VBDs {
+		vbd, err := xapi.GetRecord[xapi.VBD](ctx, api, "VBD", ref)
+		if xapi.IsCode(err, codeHandleInvalid) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		if vbd.UserDevice != strconv.Itoa(bootDevice) || vbd.Type != xapi.TypeDisk || vbd.VDI.IsNull() {
+			continue
+		}
+		vdi, err := xapi.GetRecord[xapi.VDI](ctx, api, "VDI", vbd.VDI)
+		if xapi.IsCode(err, codeHandleInvalid) {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+		return &attachedDisk{vbd: ref, ref: vbd.VDI, vdi: vdi}, nil
+	}
+	return nil, nil
+}
