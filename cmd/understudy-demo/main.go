@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/dustin/go-humanize"
+)
+
+const (
+	exitEqual     = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitCancelled = 130
+)
+
+// minDiskSize holds a file system with a tree worth showing on the first disk, and one at all on the second, a quarter as large.
+const minDiskSize = 64 << 20
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("understudy-demo", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	keep := flags.String("keep", "", "`directory` in which the disks of the last run and demo.json are kept")
+	sizeText := flags.String("disk-size", "4GiB", "`size` of the first disk; the second is a quarter of it")
+	asJSON := flags.Bool("json", false, "print the document of demo.json on standard output, all else on standard error")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return exitEqual
+	} else if err != nil {
+		return exitUsage
+	}
+	size, err := humanize.ParseBytes(*sizeText)
+	if err != nil || size < minDiskSize || size > 1<<40 || flags.NArg() > 0 {
+		complain(stderr, "--disk-size is between 64MiB and 1TiB, such as 4GiB, and there are no arguments; --help tells more")
+		return exitUsage
+	}
+	o := options{keep: *keep, diskSize: int64(size), out: stdout, progress: stderr}
+	if *asJSON {
+		o.out = stderr
+	}
+	document, err := demonstrate(ctx, o)
+	if *asJSON && len(document.Runs) > 0 {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetIndent("", "  ")
+		err = errors.Join(err, encoder.Encode(document))
+	}
+	switch {
+	case ctx.Err() != nil:
+		complain(stderr, "interrupted; what it had started has ended")
+		return exitCancelled
+	case err != nil:
+		complain(stderr, err.Error())
+		return exitFailed
+	}
+	return exitEqual
+}
+
+// complain writes to standard error. There is nowhere to say that this failed; the exit code remains.
+func complain(stderr io.Writer, text string) { _, _ = fmt.Fprintln(stderr, "understudy-demo:", text) }

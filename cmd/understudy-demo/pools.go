@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+	"github.com/understudy-dr/understudy/qemu-tests/worlds"
+	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
+)
+
+const (
+	module       = "github.com/understudy-dr/understudy"
+	imageVersion = "development"
+	password     = "a simulated pool's"
+)
+
+// moduleRoot finds the source tree that this program belongs to, from the working directory upwards.
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}} {{.Dir}}").Output()
+	path, dir, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+	if err != nil || path != module {
+		return "", fmt.Errorf("the demo builds the delegate from source: run it inside the source tree of %s, with go in PATH", module)
+	}
+	return dir, nil
+}
+
+// buildDelegate compiles the program that runs in a delegate.
+func buildDelegate(ctx context.Context, root, path string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/abd")
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the delegate (cmd/abd): %w\n%s", err, out)
+	}
+	return nil
+}
+
+// site is a simulated pool and the orchestrator's session with it.
+type site struct {
+	*xapisim.Pool
+	client   *xapi.Client
+	delegate *delegate.Pool
+}
+
+// newSite starts a pool with two hosts, a shared SR and a deployed delegate image, and makes it known to the orchestrator.
+func newSite(ctx context.Context, name, work, abd string, store *state.Store) (*site, error) {
+	sr := storageOf(name)
+	simulated, err := xapisim.New(xapisim.Config{
+		Name: name, Dir: filepath.Join(work, name), Hosts: 2, Password: password,
+		SRs:   []xapisim.SRConfig{{Name: sr, Shared: true}},
+		World: worlds.NewProcess(abd, filepath.Join(work, name, "guests")),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &site{Pool: simulated}
+	if err := s.join(ctx, name, sr, store); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("pool %s: %w", name, err)
+	}
+	return s, nil
+}
+
+func (s *site) join(ctx context.Context, name, sr string, store *state.Store) error {
+	if _, err := s.AddDelegateTemplate(sr, imageVersion); err != nil {
+		return err
+	}
+	addresses := delegateAddresses()
+	var err error
+	s.client, err = xapi.Dial(ctx, xapi.Config{
+		Addresses: s.Addresses(), Username: "root", Password: password, Fingerprints: s.Fingerprints(),
+	})
+	if err != nil {
+		return err
+	}
+	pools, err := xapi.AllRecords[xapi.Pool](ctx, s.client, "pool")
+	if err != nil {
+		return err
+	}
+	for _, pool := range pools {
+		err = store.AddPool(ctx, state.Pool{
+			UUID: pool.UUID, Name: name, Addresses: s.Addresses(), Username: "root", Password: password,
+			Fingerprints: s.Fingerprints(), DelegateAddresses: addresses,
+		})
+	}
+	s.delegate = &delegate.Pool{Name: name, API: s.client, Store: store}
+	return err
+}
+
+// Close ends the session and everything that runs in the pool.
+func (s *site) Close() {
+	if s.client != nil {
+		_ = s.client.Close(context.Background()) // the pool ends with the next line
+	}
+	s.Pool.Close()
+}
+
+// storageOf names the SR of a pool.
+func storageOf(pool string) string { return "storage-" + pool }
+
+// delegateAddresses draws a network of the loopback device, so that two demos on one machine hardly meet.
+func delegateAddresses() string {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("127.%d.%d.0/24", 80+int(b[0])%170, b[1])
+}
+
+// openState makes the orchestrator's state for this demo, its key beside it.
+func openState(ctx context.Context, work string) (*state.Store, error) {
+	dir := filepath.Join(work, "state")
+	secrets, err := state.LoadOrCreateSecrets(dir, filepath.Join(work, "key"), func(string) string { return "" })
+	if err != nil {
+		return nil, err
+	}
+	return state.Open(ctx, dir, secrets)
+}
+
+// noneLeft makes sure that no delegate is left in the pools.
+func noneLeft(ctx context.Context, sites ...*site) error {
+	var pools []*delegate.Pool
+	for _, s := range sites {
+		pools = append(pools, s.delegate)
+	}
+	left, err := delegate.List(ctx, pools...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range left {
+		errs = append(errs, fmt.Errorf("delegate %s is left in pool %s", d.Name, d.Pool))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-dr/understudy/orchestrator/cli/progress"
+	"github.com/understudy-dr/understudy/orchestrator/replication"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+)
+
+// replicateFlags are those of 'replicate'.
+type replicateFlags struct {
+	from, to  string // pools
+	request   replication.Request
+	direction string
+	networks  map[string]string
+	dryRun    bool
+}
+
+func (a *app) replicate() *cobra.Command {
+	var f replicateFlags
+	c := &cobra.Command{
+		Use:   "replicate VM --from POOL --to POOL --sr SR",
+		Short: "Make, or bring up to date, the replica of a VM",
+		Long: "Copies the disks of VM, named by name or uuid, as they are now to its replica in the storage repository SR of\n" +
+			"the target pool, and commits that as a new restore point. The replica is made when there is none.\n\n" +
+			"Without --trust the whole replica is read and compared. With it, that is left out when everything speaks for\n" +
+			"the replica being as the last run left it; where something does not, the report names it.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			f.request.VM = args[0]
+			f.request.Direction = report.Direction(f.direction)
+			if !f.request.Direction.Valid() {
+				return usagef("--direction %s: it is push or pull", f.direction)
+			}
+			f.request.NetworkMap = f.networks
+			return a.runReplicate(c.Context(), f)
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&f.from, "from", "", "`pool` of the VM")
+	flags.StringVar(&f.to, "to", "", "`pool` of the replica; may be the same")
+	flags.StringVar(&f.request.SR, "sr", "", "storage repository of the replica, by `name` or uuid")
+	flags.StringVar(&f.direction, "direction", string(report.Push), "which delegate dials the other: `push` or pull")
+	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
+	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
+	flags.StringToStringVar(&f.networks, "network", nil, "target network for a source network, by name: `SOURCE=TARGET`; else that of the same name")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	required(c, "from", "to", "sr")
+	return c
+}
+
+func (a *app) runReplicate(ctx context.Context, f replicateFlags) error {
+	s, err := a.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // the run's end is durable
+	if f.request.Source, err = s.pool(ctx, f.from); err != nil {
+		return err
+	}
+	if f.request.Target, err = s.pool(ctx, f.to); err != nil {
+		return err
+	}
+	display := progress.New(a.stderr)
+	defer display.Close()
+	engine := &replication.Engine{Store: s.store, Log: a.logger(display), Observe: display.Observe}
+	if f.dryRun {
+		plan, err := engine.Plan(ctx, f.request)
+		if err != nil {
+			return err
+		}
+		return a.print(plan, func(w *strings.Builder) { writePlan(w, plan) })
+	}
+	run, err := engine.Replicate(ctx, f.request)
+	display.Close()
+	if run.ID == "" {
+		return err
+	}
+	if printing := a.print(run, func(w *strings.Builder) { writeRun(w, run) }); err == nil {
+		err = printing
+	}
+	return err
+}
+
+// writeRun tells people how a run went.
+func writeRun(w *strings.Builder, run report.Run) {
+	_ = report.WriteTable(w, report.Rows(run.VM.Name, run)) // a Builder takes everything
+	for _, d := range run.Disks {
+		fmt.Fprintf(w, "disk %s was compared %s: %s\n", d.Disk, d.Mode, reason(d.Rung, d.Cause, d.Untested))
+	}
+	for _, e := range run.Events {
+		fmt.Fprintf(w, "note: %s\n", e.Text)
+	}
+	fmt.Fprintf(w, "%s: VM %s of pool %s to VM %s of pool %s in %s\n",
+		run.State, run.VM.Name, run.VM.Pool, run.Replica.Name, run.Replica.Pool, run.Finished.Sub(run.Started).Round(10*time.Millisecond))
+}
+
+// reason joins what trust came to.
+func reason(rung, cause, untested string) string {
+	text := cause
+	if text == "" {
+		text = "rung " + rung
+	}
+	if untested != "" {
+		text += " (not tested: " + untested + ")"
+	}
+	return text
+}
+
+// writePlan tells people what a run would do.
+func writePlan(w *strings.Builder, p replication.Plan) {
+	made := "which exists"
+	if p.Replica.UUID == "" {
+		made = "which will be made"
+	}
+	fmt.Fprintf(w, "VM %s of pool %s to VM %s of pool %s, %s, on SR %s\n", p.VM.Name, p.VM.Pool, p.Replica.Name, p.Replica.Pool, made, p.SRName)
+	for _, d := range p.Disks {
+		fmt.Fprintf(w, "disk %s (%s): %s, compared with: %s; %s\n", d.Disk, size(d.Size), d.Action, d.Baseline, reason(d.Rung, d.Cause, d.Untested))
+	}
+	for _, disk := range p.Removed {
+		fmt.Fprintf(w, "disk %s is no more in the source: it is detached from the replica and kept\n", disk)
+	}
+	for _, d := range p.Placement.Delegates {
+		var disks []string
+		for _, attachment := range d.Attachments {
+			disks = append(disks, strconv.Itoa(attachment.Disk))
+		}
+		fmt.Fprintf(w, "delegate (%s) on host %s of pool %s, image %s, disks %s\n", d.Side, d.HostName, d.PoolName, d.TemplateVersion, strings.Join(disks, ", "))
+	}
+	for _, s := range p.Placement.Space {
+		free := "the SR does not tell its free space"
+		if s.Known {
+			free = size(s.Free) + " free"
+		}
+		fmt.Fprintf(w, "space (%s) on SR %s: at most %s, %s\n", s.Side, s.SRName, size(s.Needed), free)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", n.Text)
+	}
+	fmt.Fprintln(w, "nothing was done")
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/understudy-dr/understudy/manifest"
+)
+
+// Budgets of this stage of the engine.
+const (
+	maxCompare    = 1.3                 // × a plain direct read of what must be read
+	maxRSS        = 96 << 20            // bytes, one end's process
+	maxWireATiB   = 64 << 10            // bytes, unchanged and trusted
+	wireAnExtent  = 40                  // bytes, unchanged and untrusted
+	extentsATiB   = 1 << 40 / (4 << 20) // of 4 MiB
+	changedShare  = 100                 // one block in so many is changed
+	smallDiskSize = manifest.ExtentSize // shows the wire's fixed part
+)
+
+func main() {
+	size := flag.Int64("size", 8<<30, "size of the disk in bytes")
+	dir := flag.String("dir", "build/bench", "folder for the disks; needs twice the size, and direct I/O")
+	runs := flag.Int("runs", 3, "how often each case is measured; the median counts")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *dir, *size, *runs); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// bench holds the folder, the program under test and the disks.
+type bench struct {
+	program        string
+	dir            string
+	source, target string
+	size           int64
+	runs           int
+}
+
+// row is one measured case.
+type row struct {
+	name string
+	measured
+	base float64 // seconds of the plain read that it is held against; 0 without
+}
+
+func run(ctx context.Context, dir string, size int64, runs int) (err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	b := &bench{program: filepath.Join(dir, "understudy"), dir: dir, source: filepath.Join(dir, "source.raw"), target: filepath.Join(dir, "target.raw"), size: size, runs: runs}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program, "./cmd/understudy")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build the program under test: %w", err)
+	}
+	fmt.Printf("preparing two disks of %d MiB in %s\n", size>>20, dir)
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	rows, err := b.measureAll(ctx)
+	if err != nil {
+		return err
+	}
+	return b.report(rows)
+}
+
+// measureAll runs every case. Between cases both disks are equal again.
+func (b *bench) measureAll(ctx context.Context) ([]row, error) {
+	source, err := b.plainRead(ctx, b.source)
+	if err != nil {
+		return nil, err
+	}
+	both, err := b.plainRead(ctx, b.source, b.target)
+	if err != nil {
+		return nil, err
+	}
+	rows := []row{{name: "plain read, source", measured: source}, {name: "plain read, source and target", measured: both}}
+	for _, c := range []struct {
+		name   string
+		trust  bool
+		change func() error
+		base   float64
+	}{
+		{name: "unchanged, trusted", trust: true, base: source.Wall},
+		{name: "unchanged, untrusted", base: both.Wall},
+		{name: "1 % changed, trusted", trust: true, change: b.change, base: source.Wall},
+		{name: "1 % changed, untrusted", change: b.change, base: both.Wall},
+		{name: "full copy", change: b.clear, base: both.Wall},
+	} {
+		m, err := b.median(ctx, func() (measured, error) { return b.understudy(ctx, c.trust, c.change) })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		rows = append(rows, row{c.name, m, c.base})
+	}
+	for _, c := range []struct {
+		name   string
+		change func() error
+	}{{"rsync, 1 % changed", b.change}, {"rsync, full copy", b.clear}} {
+		m, err := b.rsync(ctx, c.change)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		rows = append(rows, row{c.name, m, both.Wall})
+	}
+	return rows, nil
+}
+
+// median measures several times and returns the run of the median wall time.
+func (b *bench) median(ctx context.Context, measure func() (measured, error)) (measured, error) {
+	var all []measured
+	for range b.runs {
+		m, err := measure()
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return measured{}, err
+		}
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(x, y measured) int { return cmp.Compare(x.Wall, y.Wall) })
+	return all[len(all)/2], nil
+}
+
+// report prints the table and the verdict on each budget.
+func (b *bench) report(rows []row) error {
+	w := table.NewWriter()
+	w.SetOutputMirror(os.Stdout)
+	w.AppendHeader(table.Row{"case", "wall s", "× plain read", "MiB/s", "cpu s", "peak RSS MiB", "read MiB", "wire bytes"})
+	by := make(map[string]row)
+	for _, r := range rows {
+		by[r.name] = r
+		ratio := "–"
+		if r.base > 0 {
+			ratio = fmt.Sprintf("%.2f", r.Wall/r.base)
+		}
+		w.AppendRow(table.Row{r.name, fmt.Sprintf("%.2f", r.Wall), ratio, int(float64(b.size>>20) / r.Wall), fmt.Sprintf("%.2f", r.CPU),
+			fmt.Sprintf("%.1f", float64(r.PeakRSS)/(1<<20)), r.ReadBytes >> 20, r.WireBytes})
+	}
+	w.Render()
+
+	trusted, untrusted := by["unchanged, trusted"], by["unchanged, untrusted"]
+	extents := (b.size + manifest.ExtentSize - 1) / manifest.ExtentSize
+	growth := func(wire, fixed int64, per float64) float64 { return float64(wire-fixed) / float64(extents-1) * per }
+	fixed, err := b.fixedWire()
+	if err != nil {
+		return err
+	}
+	verdicts := []struct {
+		what        string
+		value, most float64
+	}{
+		{"unchanged, trusted: × plain read of the source", trusted.Wall / trusted.base, maxCompare},
+		{"unchanged, untrusted: × plain read of both", untrusted.Wall / untrusted.base, maxCompare},
+		{"peak RSS of either end, trusted, MiB", float64(trusted.PeakRSS) / (1 << 20), maxRSS >> 20},
+		{"peak RSS of either end, untrusted, MiB", float64(untrusted.PeakRSS) / (1 << 20), maxRSS >> 20},
+		{"peak RSS of either end, full copy, MiB", float64(by["full copy"].PeakRSS) / (1 << 20), maxRSS >> 20},
+		{fmt.Sprintf("unchanged, trusted: wire bytes a TiB, beyond the %d of a connection", fixed[0]), growth(trusted.WireBytes, fixed[0], extentsATiB), maxWireATiB},
+		{fmt.Sprintf("unchanged, untrusted: wire bytes an extent, beyond the %d of a connection", fixed[1]), growth(untrusted.WireBytes, fixed[1], 1), wireAnExtent},
+	}
+	var missed error
+	for _, v := range verdicts {
+		verdict := "ok"
+		if v.value > v.most {
+			verdict = "MISSED"
+			missed = errors.New("a budget is missed; measure again on an idle machine before you believe it")
+		}
+		fmt.Printf("%-6s %s: %.2f (budget %.2f)\n", verdict, v.what, v.value, v.most)
+	}
+	for _, kind := range []string{"1 % changed", "full copy"} {
+		ours, theirs := by[kind], by["rsync, "+kind]
+		if kind == "1 % changed" {
+			ours = by["1 % changed, untrusted"]
+			fmt.Printf("       %s, trusted: %.2f × rsync's wall time\n", kind, by["1 % changed, trusted"].Wall/theirs.Wall)
+		}
+		fmt.Printf("       %s: %.2f × rsync's wall time\n", ours.name, ours.Wall/theirs.Wall)
+	}
+	return missed
+}
