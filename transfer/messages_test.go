@@ -87,6 +87,10 @@ var codecs = map[string]struct {
 			return appendNumber(nil, n), err
 		},
 	},
+	"end": {
+		end{filled[manifest.Digest](0xee)}.append(nil),
+		func(p []byte) ([]byte, error) { m, err := decodeEnd(p); return m.append(nil), err },
+	},
 	"result": {
 		(&result{
 			result: filled[manifest.Digest](0xdd), same: 5952 << 10, zero: 64 << 10, copied: 64 << 10, sent: 64 << 10,
@@ -175,6 +179,7 @@ func FuzzBaseline(f *testing.F) { fuzz(f, "baseline") }
 func FuzzOffer(f *testing.F)    { fuzz(f, "offer") }
 func FuzzWant(f *testing.F)     { fuzz(f, "want") }
 func FuzzNumber(f *testing.F)   { fuzz(f, "number") }
+func FuzzEnd(f *testing.F)      { fuzz(f, "end") }
 func FuzzResult(f *testing.F)   { fuzz(f, "result") }
 
 // FuzzData feeds the header and the unpacker behind it.
