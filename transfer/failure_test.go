@@ -401,15 +401,30 @@ func TestTrustedCopies(t *testing.T) {
 
 func TestCopy(t *testing.T) {
 	source := random(5*manifest.ExtentSize+1000, 1)
-	target := blockio.NewMemory(int64(len(source)))
-	var j journal
-	got, err := transfer.Copy(t.Context(), transfer.CopySpec{Source: memory(t, source), Target: target, Size: target.Size(), Key: key, Records: j.take})
-	if err != nil {
-		t.Fatal(err)
-	}
 	root, _, _ := manifestOf(source)
-	if !bytes.Equal(target.Bytes(), source) || got.Root != root || j.compose(nil, len(source)) != root {
-		t.Error("the copy, its root or its records are wrong")
+	old := slices.Clone(source)
+	clear(old[:manifest.ExtentSize])
+	for name, c := range map[string]struct {
+		old     []byte
+		trusted transfer.Baseline
+	}{
+		"untrusted": {old, nil},
+		"trusted":   {old, knownOf(old)},
+		"zero":      {make([]byte, len(source)), transfer.ZeroBaseline(key, int64(len(source)))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := memory(t, c.old)
+			var j journal
+			got, err := transfer.Copy(t.Context(), transfer.CopySpec{
+				Source: memory(t, source), Target: target, Size: target.Size(), Key: key, Trusted: c.trusted, Records: j.take,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(target.Bytes(), source) || got.Root != root || j.compose(nil, len(source)) != root {
+				t.Error("the copy, its root or its records are wrong")
+			}
+		})
 	}
 }
 

@@ -117,6 +117,7 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 		return SendResult{}, err
 	}
 	var sent SendResult
+	var received ReceiveResult
 	progress := orNew(spec.Progress)
 	half := spec.Tuning
 	half.Memory = max(MinMemory, half.Memory/2)
@@ -128,9 +129,17 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 		})
 		return err
 	})
-	group.Go(func() error {
-		_, err := Receive(ctx, ReceiveSpec{Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Tuning: half})
+	group.Go(func() (err error) {
+		received, err = Receive(ctx, ReceiveSpec{
+			Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Trusted: spec.Trusted != nil, Tuning: half,
+		})
 		return err
 	})
-	return sent, group.Wait()
+	if err := group.Wait(); err != nil {
+		return sent, err
+	}
+	if !received.Trusted && received.Root != sent.Root {
+		return sent, fmt.Errorf("%w: the source was read with root %s, the target holds root %s", ErrMismatch, sent.Root, received.Root)
+	}
+	return sent, nil
 }

@@ -1,0 +1,124 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// noRoom are the failures of a snapshot that another time, or another SR, would not have: no space, chain too long. A
+// replica that is up to date without a new restore point is better than none (xapi-facts §6.6).
+var noRoom = []string{"SR_BACKEND_FAILURE_44", "SR_BACKEND_FAILURE_109", "SR_FULL"}
+
+// commit makes the run's result count, for the VM as a whole. Markers say clean only after a successful unplug; the state
+// database comes last, so that wherever this is cut short the two disagree, which reads as dirty.
+func (r *run) commit(ctx context.Context) error {
+	if err := r.unplug(ctx); err != nil {
+		return err
+	}
+	clean := manifest.State{Generation: r.generation}
+	if err := r.markReplica(ctx, clean); err != nil {
+		return err
+	}
+	if err := r.block(ctx, clean); err != nil {
+		return err
+	}
+	err := r.makeRestorePoint(ctx)
+	if xapi.IsCode(err, noRoom...) {
+		r.report.event("no-restore-point", "the replica is up to date, but SR %s had no room for a restore point; the last one is kept: %v", r.sr.NameLabel, err)
+	} else if err != nil {
+		return fmt.Errorf("restore point: %w", err)
+	}
+	now, err := poolTime(ctx, r.target)
+	if err != nil {
+		return err
+	}
+	c := state.Commit{Generation: r.generation, PoolTime: now}
+	for _, d := range r.disks {
+		c.Manifests = append(c.Manifests, d.manifest)
+	}
+	// A context that ends now must not leave it open whether the run was committed.
+	return r.store.SetClean(context.WithoutCancel(ctx), r.record.ID, c)
+}
+
+// unplug gives the disks back to the pools. The target's must succeed: only then is everything with the storage.
+func (r *run) unplug(ctx context.Context) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		for _, d := range r.disks {
+			if err := r.delegates.target.Unplug(groupCtx, d.targetNumber); err != nil {
+				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
+			}
+		}
+		return nil
+	})
+	group.Go(func() error {
+		for _, d := range r.disks {
+			if err := r.delegates.source.Unplug(groupCtx, d.sourceNumber); err != nil && groupCtx.Err() == nil {
+				r.report.event("unplug-failed", "the clone of source disk %s goes with its delegate: %v", d.plan.Disk, err)
+			}
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// makeRestorePoint snapshots the replica. The snapshot and its disks bear markers of their own; it is part of the result as
+// soon as they do, because its content was checked before.
+func (r *run) makeRestorePoint(ctx context.Context) error {
+	api := r.target.API
+	ref, object, err := create(ctx, r.saga, creation{
+		pool: r.target, class: classVM, kind: replica.KindRestorePoint, origin: r.standbyUUID,
+		call: func(ctx context.Context, name string) (xapi.Ref, error) {
+			return asTask(ctx, api, "VM.snapshot", r.standbyRef, name)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	snapshot, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, ref)
+	if err != nil {
+		return err
+	}
+	disks, err := disksOf(ctx, api, snapshot)
+	if err != nil {
+		return err
+	}
+	clean := manifest.State{Generation: r.generation}
+	for _, held := range disks {
+		d := r.byNumber(held.number)
+		if d == nil {
+			continue // a disk that somebody attached to the replica, and that the plan's notes name
+		}
+		err := r.mark(ctx, api, classVDI, held.ref, replica.Marker{
+			Kind: replica.KindRestorePointDisk, Self: held.vdi.UUID, Source: d.uuid, Disk: held.number, State: clean,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	err = r.mark(ctx, api, classVM, ref, replica.Marker{
+		Kind: replica.KindRestorePoint, Self: object.UUID, Source: r.standbyUUID, State: clean,
+	})
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s %s", r.plan.Replica.Name, r.report.copy().Started.Format("2006-01-02 15:04:05Z"))
+	return errors.Join(setField(ctx, api, classVM, ref, "name_label", name), r.saga.Keep(ctx, object))
+}
+
+func (r *run) byNumber(disk string) *diskRun {
+	for _, d := range r.disks {
+		if d.plan.Disk == disk {
+			return d
+		}
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// diskRun is one disk of a run.
+type diskRun struct {
+	*run
+	plan DiskPlan
+
+	clone                      xapi.Ref // of the snapshot's disk, in the source pool
+	vdi                        xapi.Ref // of the replica, in the target pool
+	uuid                       string   // of that
+	sourceNumber, targetNumber int      // positions in the delegates
+	plugged                    bool     // into the target's delegate
+
+	base     *state.View       // the cached manifest; nil: none, or none that counts
+	known    []manifest.Digest // extent digests against which the transfer reports; nil: every extent is reported
+	journal  *state.Journal
+	manifest state.Manifest // what the run leads to
+}
+
+// close gives back what the disk holds open in the state directory.
+func (d *diskRun) close() error {
+	if d.base != nil {
+		d.base.Close()
+		d.base = nil
+	}
+	if d.journal == nil {
+		return nil
+	}
+	return d.journal.Close()
+}
+
+// prepareTarget makes sure of the replica VM and its disks.
+func (r *run) prepareTarget(ctx context.Context) error {
+	if r.standby == nil {
+		if err := r.makeReplica(ctx); err != nil {
+			return err
+		}
+	} else {
+		r.standbyRef, r.standbyUUID = r.standby.vm.Ref, r.standby.vm.UUID
+	}
+	r.report.change(func(run *report.Run) { run.Replica.UUID = r.standbyUUID })
+	for _, name := range r.plan.Removed {
+		if err := r.detach(ctx, name); err != nil {
+			return err
+		}
+	}
+	for i, d := range r.disks {
+		if err := r.prepareDisk(ctx, d, r.subject.disks[i]); err != nil {
+			return fmt.Errorf("disk %s of the replica: %w", d.plan.Disk, err)
+		}
+	}
+	return nil
+}
+
+// prepareDisk makes a disk of the replica, or makes sure of its size and place.
+func (r *run) prepareDisk(ctx context.Context, d *diskRun, source inventory.Disk) error {
+	known, exists := r.standbyDisks[d.plan.Disk]
+	if exists {
+		d.vdi, d.uuid = known.VDIRef, known.VDI.UUID
+		if known.VDI.VirtualSize < d.plan.Size {
+			if err := r.target.API.Run(ctx, "VDI.resize", nil, d.vdi, d.plan.Size); err != nil {
+				return err
+			}
+			r.report.event("disk-grown", "disk %s grew to %d bytes with its source", d.plan.Disk, d.plan.Size)
+		}
+	} else if err := r.makeDisk(ctx, d, source); err != nil {
+		return err
+	}
+	if err := r.checkSize(ctx, d); err != nil {
+		return err
+	}
+	err := r.store.PutDisk(ctx, r.record.ID, state.Disk{
+		Disk: d.plan.Disk, SourceVDI: d.plan.SourceVDI, TargetVDI: d.uuid, LogicalSize: d.plan.Size,
+	})
+	if err != nil {
+		return err
+	}
+	if exists && !known.VBDRef.IsNull() {
+		return nil
+	}
+	return r.attach(ctx, d, source)
+}
+
+// makeDisk creates a disk of the logical size; the SR rounds it up.
+func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) error {
+	api := r.target.API
+	marker := replica.Marker{
+		Installation: r.store.Installation().UUID, Run: r.id, Kind: replica.KindReplicaDisk, Source: d.plan.SourceVDI, Disk: d.plan.Disk,
+	}
+	ref, object, err := create(ctx, r.saga, creation{
+		pool: r.target, class: classVDI, kind: replica.KindReplicaDisk, origin: d.plan.SourceVDI,
+		call: func(ctx context.Context, name string) (xapi.Ref, error) {
+			return asTask(ctx, api, "VDI.create", map[string]any{
+				"name_label": name, "name_description": "", "SR": r.sr.Ref, "virtual_size": d.plan.Size, "type": "user",
+				"sharable": false, "read_only": false, "other_config": marker.OtherConfig(), "tags": []string{},
+				"xenstore_data": map[string]string{}, "sm_config": map[string]string{},
+			})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.vdi, d.uuid = ref, object.UUID
+	r.made = append(r.made, object)
+	marker.Self = object.UUID
+	if err := r.mark(ctx, api, classVDI, ref, marker); err != nil {
+		return err
+	}
+	return setField(ctx, api, classVDI, ref, "name_label", source.VDI.NameLabel)
+}
+
+// checkSize reads back what the SR made of the size.
+func (r *run) checkSize(ctx context.Context, d *diskRun) error {
+	var size int64
+	if err := r.target.API.Call(ctx, "VDI.get_virtual_size", &size, d.vdi); err != nil {
+		return err
+	}
+	if size < d.plan.Size {
+		return fmt.Errorf("VDI %s on SR %s has %d bytes, its source %d: scan the SR, or choose another", d.uuid, r.sr.NameLabel, size, d.plan.Size)
+	}
+	return nil
+}
+
+// detach takes a disk off the replica that its source has no more. The disk is kept: it may be wanted back.
+func (r *run) detach(ctx context.Context, name string) error {
+	if r.standby != nil {
+		if disk, ok := r.standby.disks[name]; ok && !disk.VBDRef.IsNull() {
+			if err := r.target.API.Call(ctx, "VBD.destroy", nil, disk.VBDRef); err != nil {
+				return fmt.Errorf("disk %s, which the source has no more: %w", name, err)
+			}
+		}
+	}
+	i := slices.IndexFunc(r.record.Disks, func(d state.Disk) bool { return d.Disk == name })
+	r.report.event("disk-removed", "the source has no disk %s any more: the replica's was detached; its VDI %s is kept, destroy it when nobody needs it",
+		name, r.record.Disks[i].TargetVDI)
+	return r.store.RemoveDisk(ctx, r.record.ID, name)
+}

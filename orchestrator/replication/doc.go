@@ -1,0 +1,26 @@
+// Package replication carries out the replication of one VM: every disk of it, from a consistent look at both pools to a
+// commit of the VM as a whole. It decides and records; the data goes from delegate to delegate.
+//
+//	      inventory ─▶ trust ─▶ placement                      Plan: a value, printed by a dry run
+//	                     │
+//	source pool          ▼                     target pool
+//	 VM ─▶ snapshot ─▶ clones                  replica VM and its disks    recorded before they are made
+//	                     │ plug                  │ plug
+//	                  delegate ═══ disks ═══▶ delegate                     at most four at a time
+//	                     │   ▲                   │
+//	       journal, root ▼   │ block digests     ▼ journal, root
+//	                   state database: dirty ─▶ journal ─▶ manifest ─▶ clean
+//	                                                                │
+//	                                            restore point ◀─────┘
+//
+// What holds at every moment of a run, whatever kills it:
+//
+//   - The source VM is only snapshotted; the snapshot's disks are read through clones.
+//   - Before the first byte is written, 'dirty' with the run's generation is durable in the state database and in the
+//     markers of the replica and its disks. 'Clean' is written after every disk has been flushed and unplugged, and after the
+//     results of both ends, the composed manifest and the roots agree.
+//   - Every object is recorded before it is created. Unwinding the record removes whatever is not part of the result; the
+//     same record serves the process that recovers after a crash (Engine.Recover).
+//   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
+//   - Every way round the cheapest path is an event of the report, with its cause.
+package replication

@@ -1,0 +1,146 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+)
+
+// Limits of Engine.Retention, and its default.
+const (
+	DefaultRetention = 3
+	MaxRetention     = 16
+)
+
+// Engine replicates VMs. It is safe for concurrent use; of one replica there is at most one run at a time.
+type Engine struct {
+	Store *state.Store
+	// Identity is what the orchestrator shows to delegates; nil: the installation's.
+	Identity *netproto.Identity
+	// Log takes what is of use when a run is looked into; nil: nowhere.
+	Log *slog.Logger
+	// Observe takes copies of the report as a run goes on, at most two a second and one at its end. Calls do not overlap. May
+	// be nil.
+	Observe func(report.Run)
+	// Retention is how many restore points, and with them manifests, are kept of a replica, 1 to MaxRetention; 0: DefaultRetention.
+	Retention int
+	// SpawnTimeout bounds the start of a delegate; 0: that of package delegate.
+	SpawnTimeout time.Duration
+}
+
+// Request says what is to be replicated, and how.
+type Request struct {
+	Source, Target  *delegate.Pool // may be one and the same; their inventories are read anew
+	VM              string         // name or uuid
+	SR              string         // name or uuid, in the target pool
+	Direction       report.Direction
+	Trust           bool // skip the scan of the replica where every rung of evidence holds
+	OverwriteTarget bool // when it is false and the replica exists, the run fails before anything is touched
+	// NetworkMap gives the target network, by name or uuid, for a source network's name. One that is not listed goes to the
+	// network of the same name. Used when the replica VM is made.
+	NetworkMap map[string]string
+	// NewMACs has the target pool draw the replica's addresses; else they are the source's, so that it can take its place.
+	NewMACs bool
+	// NamePattern names the replica VM; "{vm}" stands for the source's name. Empty: "{vm} (replica)".
+	NamePattern string
+}
+
+func (r Request) validate() error {
+	switch {
+	case r.Source == nil || r.Target == nil:
+		return errors.New("replicating: it needs a source pool and a target pool")
+	case r.VM == "" || r.SR == "":
+		return errors.New("replicating: it needs a VM and a target SR")
+	case !r.Direction.Valid():
+		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
+	}
+	return nil
+}
+
+func (r Request) trust() report.Trust {
+	if r.Trust {
+		return report.TrustDestination
+	}
+	return report.TrustVerify
+}
+
+func (e *Engine) log() *slog.Logger {
+	if e.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return e.Log
+}
+
+func (e *Engine) retention() (int, error) {
+	switch {
+	case e.Retention == 0:
+		return DefaultRetention, nil
+	case e.Retention < 0 || e.Retention > MaxRetention:
+		return 0, fmt.Errorf("retention of %d restore points: keep 1 to %d", e.Retention, MaxRetention)
+	}
+	return e.Retention, nil
+}
+
+func (e *Engine) identity() (*netproto.Identity, error) {
+	if e.Identity != nil {
+		return e.Identity, nil
+	}
+	return netproto.ParseIdentity(e.Store.Installation().Identity().Seed())
+}
+
+// Plan looks at both pools and says what Replicate would do. It finds everything that stands in the way and changes nothing.
+//
+// Errors: *inventory.NotFoundError and *inventory.AmbiguousError for the VM and the SR, *HeldError, ErrReplicaExists,
+// *placement.Infeasible; several of them may be joined.
+func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
+	s, err := e.resolve(ctx, request)
+	if err != nil {
+		return Plan{}, err
+	}
+	return s.plan, nil
+}
+
+// Replicate makes the replica equal to the source VM as it is now, and commits it as a new restore point.
+//
+// Errors are those of Plan, in which case nothing was touched and the report is empty; a state.ErrBusy while another run is
+// at work on the replica; and whatever stops the run, among it context.Canceled. Then the report says how far it came, the
+// replica is dirty once anything was written, and what the run had made besides is gone.
+func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, error) {
+	s, err := e.resolve(ctx, request)
+	if err != nil {
+		return report.Run{}, err
+	}
+	r, err := e.begin(ctx, s)
+	if errors.Is(err, state.ErrBusy) {
+		if r, err = e.beginAfterRecovery(ctx, s, err); err == nil {
+			r.report.event("recovered", "an earlier run's process had died: what it left behind was removed first")
+		}
+	}
+	if err != nil {
+		return report.Run{}, err
+	}
+	return r.finish(ctx, r.execute(ctx))
+}
+
+// beginAfterRecovery begins a run where another one stands in the way whose process may have died. What recovery removes was
+// part of the view that the plan stands on: all is decided anew.
+func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject, busy error) (*run, error) {
+	recovered, err := e.Recover(ctx, s.source, s.target)
+	if err != nil {
+		return nil, errors.Join(busy, err)
+	}
+	if len(recovered) == 0 {
+		return nil, busy
+	}
+	if s, err = e.resolve(ctx, s.request); err != nil {
+		return nil, err
+	}
+	return e.begin(ctx, s)
+}

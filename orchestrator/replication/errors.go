@@ -1,0 +1,35 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrReplicaExists says that the replica is there and the request does not allow to overwrite it.
+	ErrReplicaExists = errors.New("the replica exists and is not to be overwritten: allow it, or choose another SR")
+	// ErrNoRestorePoint says that a replica has nothing that could be verified.
+	ErrNoRestorePoint = errors.New("the replica has no restore point with a manifest: replicate it once")
+	// ErrMismatch says that what the two ends of a transfer found, or what was composed of it, does not agree.
+	ErrMismatch = errors.New("the ends of the transfer do not agree")
+	// ErrChanged says that the VM or its replica changed between the look at the pools and the work.
+	ErrChanged = errors.New("it changed while the run began: run it again")
+)
+
+// HeldError says that a replica may not be written.
+type HeldError struct {
+	Replica  string // id
+	VM       string // uuid of the replica VM
+	Rung     string // of trust, on which it failed
+	Cause    string
+	Diverged bool // somebody used it; else it is not known to be ours
+}
+
+func (e *HeldError) Error() string {
+	if e.Diverged {
+		return fmt.Sprintf("the replica (VM %s) is held, it has diverged: %s; keep it under another name as a VM of its own, "+
+			"or delete it with its disks to have a new replica made", e.VM, e.Cause)
+	}
+	return fmt.Sprintf("the replica (VM %s) is held: %s; remove what stands in its place, or delete the replica VM to have a new one made",
+		e.VM, e.Cause)
+}

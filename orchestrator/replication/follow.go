@@ -1,0 +1,186 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/appliance/control"
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/transfer"
+)
+
+const (
+	// progressEvery is the time between two looks at a task that goes on; one costs about a kilobyte of control traffic.
+	progressEvery = time.Second
+	// gather is how long records are left to gather before they are fetched: each fetch costs a flush of the journal. A delegate
+	// holds 1024 of them, so that it does not wait for this.
+	gather = 200 * time.Millisecond
+	// emptyPause keeps a task that has just ended from being asked in a tight loop.
+	emptyPause = 100 * time.Millisecond
+)
+
+// follow follows a task to its end, which must be a good one, and shows its status now and then.
+func follow(ctx context.Context, client *control.Client, id string, show func(control.TaskStatus)) (control.TaskStatus, error) {
+	var seen control.State
+	for {
+		status, err := client.PollTask(ctx, id, seen, progressEvery)
+		if err != nil {
+			return status, err
+		}
+		show(status)
+		switch seen = status.State; {
+		case seen == control.StateDone:
+			return status, nil
+		case seen.Ended():
+			return status, fmt.Errorf("the %s on delegate %s %s: %s", status.Kind, client.Address(), seen, status.Error)
+		}
+	}
+}
+
+// watch follows the task of one end.
+func (t *transferRun) watch(ctx context.Context, e *end) error {
+	_, err := follow(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
+		t.mu.Lock()
+		e.status = s
+		t.mu.Unlock()
+		t.count()
+	})
+	return err
+}
+
+// count brings the counters of both ends into the report.
+func (t *transferRun) count() {
+	t.mu.Lock()
+	sent, received := t.sender.status, t.receiver.status
+	t.mu.Unlock()
+	verdicts := sent.Counters
+	target := received.Counters.Read
+	if t.sender == t.receiver {
+		target, verdicts.Wire = 0, 0 // one process: it counts the source's reads, and what it hands over is on no line
+	} else if len(sent.Sinks) > 0 {
+		verdicts = sent.Sinks[0].Counters
+	}
+	if t.plan.Baseline == BaselineZero {
+		// On a new disk the same blocks are those of zeroes, which nobody had to write.
+		verdicts.Same, verdicts.Zero = 0, verdicts.Same+verdicts.Zero
+	}
+	busy := busyTimes(sent.Counters.Busy)
+	if t.sender != t.receiver {
+		addBusy(busy, verdicts.Busy)
+		addBusy(busy, received.Counters.Busy)
+	}
+	t.report.disk(t.plan.Disk, func(d *report.Disk) {
+		d.Counters = report.Counters{
+			Read: sent.Counters.Read, ReadTarget: target, Wire: verdicts.Wire,
+			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent,
+		}
+		d.Busy, d.Duration = busy, time.Since(t.started)
+	})
+	t.countControl()
+}
+
+// stages are the report's names of the pipeline's stages.
+var stages = map[transfer.Stage]report.Stage{
+	transfer.StageRead: report.StageRead, transfer.StageHash: report.StageHash, transfer.StageCompress: report.StageCompress,
+	transfer.StageLine: report.StageWire, transfer.StageWrite: report.StageWrite,
+}
+
+func busyTimes(busy map[transfer.Stage]time.Duration) map[report.Stage]time.Duration {
+	times := make(map[report.Stage]time.Duration, len(stages))
+	addBusy(times, busy)
+	return times
+}
+
+func addBusy(times map[report.Stage]time.Duration, busy map[transfer.Stage]time.Duration) {
+	for stage, name := range stages {
+		if busy[stage] > 0 {
+			times[name] += busy[stage]
+		}
+	}
+}
+
+// drain brings the reporting end's journal into the state directory, as it grows and to its end.
+func (t *transferRun) drain(ctx context.Context) error {
+	client, id := t.reporter.delegate.Control(), t.reporter.spec.ID
+	return drain(ctx, client, id, t.done, func(page control.JournalPage) error {
+		return t.journal.Append(ctx, page.Watermark, page.Records...)
+	})
+}
+
+// drain fetches the journal of a task page by page until its end. done tells that the task has ended, so that no more records
+// gather.
+func drain(ctx context.Context, client *control.Client, id string, done <-chan struct{}, take func(control.JournalPage) error) error {
+	var sequence int64
+	for {
+		page, err := client.Journal(ctx, id, 0, sequence, control.MaxWait, 0)
+		if err != nil {
+			return err
+		}
+		if err := take(page); err != nil {
+			return err
+		}
+		if page.End {
+			return nil
+		}
+		sequence = page.Sequence
+		select {
+		case <-time.After(gather):
+		case <-done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// serveWanted answers the sender's wishes for block digests, by range and from the cached manifest, until the tasks have
+// ended.
+func (t *transferRun) serveWanted(ctx context.Context) error {
+	client, id := t.sender.delegate.Control(), t.sender.spec.ID
+	var sequence int64
+	for {
+		page, err := client.Wanted(ctx, id, 0, sequence, control.MaxWait)
+		if err != nil {
+			return err
+		}
+		sequence = page.Sequence
+		if len(page.Extents) > 0 {
+			records, err := t.blocks(page.Extents)
+			if err != nil {
+				return err
+			}
+			if err := client.PutBlocks(ctx, id, 0, records); err != nil && !ended(err) {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-t.done:
+			return nil
+		case <-ctx.Done():
+			return nil // whoever ended it knows why
+		case <-time.After(emptyPause):
+		}
+	}
+}
+
+// ended reports whether a delegate refused digests because nobody waits for them any more.
+func ended(err error) bool {
+	var answer *control.Error
+	return errors.As(err, &answer) && answer.Code == control.CodeConflict
+}
+
+// blocks reads the block digests of extents from the cached manifest.
+func (t *transferRun) blocks(extents []uint32) ([]manifest.Record, error) {
+	records := make([]manifest.Record, 0, len(extents))
+	for _, e := range extents {
+		blocks, err := t.base.BlockDigests(e)
+		if err != nil {
+			return nil, fmt.Errorf("the cached manifest: %w", err)
+		}
+		records = append(records, manifest.Record{Extent: e, Blocks: blocks})
+	}
+	return records, nil
+}

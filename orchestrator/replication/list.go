@@ -1,0 +1,169 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+)
+
+// Standing says how a replica is.
+type Standing string
+
+// The standings of a replica.
+const (
+	StandingClean    Standing = "clean"    // as its last commit left it, as far as that can be told without reading it
+	StandingDirty    Standing = "dirty"    // a run wrote to it and did not commit, or the two records of its state disagree
+	StandingDiverged Standing = "diverged" // somebody used it: it is held
+	StandingStranger Standing = "stranger" // what stands in its place is not known to be ours: it is held
+	StandingEmpty    Standing = "empty"    // nothing was ever committed to it
+	StandingGone     Standing = "gone"     // its VM does not exist
+	StandingUnknown  Standing = "unknown"  // its pool was not asked
+)
+
+// Info is one replica, for lists.
+type Info struct {
+	ID            string              `json:"id"`
+	VM            report.VM           `json:"vm"`
+	Replica       report.VM           `json:"replica"`
+	SR            string              `json:"sr"`      // uuid
+	SRName        string              `json:"sr_name"` // empty when its pool was not asked
+	Standing      Standing            `json:"standing"`
+	Cause         string              `json:"cause,omitempty"`      // of a standing that is not clean
+	Generation    manifest.Generation `json:"generation,omitzero"`  // of the last commit
+	LastCommit    time.Time           `json:"last_commit,omitzero"` // by the target pool's clock
+	RestorePoints int                 `json:"restore_points"`
+	Disks         int                 `json:"disks"`
+	Size          int64               `json:"size"` // logical sizes added up, bytes
+}
+
+// Diverged reports whether somebody used the replica since its last commit.
+func (i Info) Diverged() bool { return i.Standing == StandingDiverged }
+
+// Age is the time since the last commit; 0 when there is none.
+func (i Info) Age(now time.Time) time.Duration {
+	if i.LastCommit.IsZero() {
+		return 0
+	}
+	return max(now.Sub(i.LastCommit), 0)
+}
+
+// Replicas lists all replicas that the state database knows, as they are in the pools given. A pool that does not answer is in
+// the error; the rest is listed nevertheless.
+func Replicas(ctx context.Context, store *state.Store, pools ...*delegate.Pool) ([]Info, error) {
+	records, err := store.Replicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := lister{store: store, pools: map[string]*delegate.Pool{}, views: map[string]*inventory.Pool{}}
+	var errs []error
+	for _, p := range pools {
+		view, err := inventory.Load(ctx, p.API)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pool %s: %w", p.Name, err))
+			continue
+		}
+		l.pools[view.UUID], l.views[view.UUID] = p, view
+	}
+	infos := make([]Info, 0, len(records))
+	for _, record := range records {
+		info, err := l.info(ctx, record)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		infos = append(infos, info)
+	}
+	return infos, errors.Join(errs...)
+}
+
+type lister struct {
+	store *state.Store
+	pools map[string]*delegate.Pool
+	views map[string]*inventory.Pool
+}
+
+func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
+	info := Info{
+		ID: record.ID, SR: record.TargetSR, LastCommit: record.LastCommit, Disks: len(record.Disks),
+		VM:      l.vm(record.SourcePool, record.SourceVM),
+		Replica: l.vm(record.TargetPool, record.TargetVM),
+	}
+	for _, d := range record.Disks {
+		info.Size += d.LogicalSize
+	}
+	if len(record.Disks) > 0 {
+		manifests, err := l.store.Manifests(ctx, record.ID, record.Disks[0].Disk)
+		if err != nil {
+			return Info{}, err
+		}
+		if n := len(manifests); n > 0 {
+			info.Generation = manifests[n-1].Generation
+		}
+	}
+	view, asked := l.views[record.TargetPool]
+	switch s := findStandby(view, record); {
+	case !asked:
+		info.Standing = StandingUnknown
+	case record.TargetVM == "":
+		info.Standing = StandingEmpty
+	case s == nil:
+		info.Standing = StandingGone
+	default:
+		l.judge(&info, view, record, s)
+	}
+	return info, nil
+}
+
+// vm names a VM as its pool does, if that was asked.
+func (l lister) vm(pool, uuid string) report.VM {
+	vm := report.VM{UUID: uuid, PoolUUID: pool}
+	view, ok := l.views[pool]
+	if !ok {
+		return vm
+	}
+	vm.Pool = l.pools[pool].Name
+	if found, err := view.FindVM(uuid); err == nil {
+		vm.Name = found.NameLabel
+	}
+	return vm
+}
+
+func (l lister) judge(info *Info, view *inventory.Pool, record state.Replica, s *standby) {
+	if sr, err := view.FindSR(record.TargetSR); err == nil {
+		info.SRName = sr.NameLabel
+	}
+	installation := l.store.Installation().UUID
+	info.RestorePoints = len(restorePointsOf(installation, view.VMs, s.vm.Ref))
+	disks := map[string]inventory.Disk{}
+	for _, d := range record.Disks {
+		if disk, ok := s.disks[d.Disk]; ok {
+			disks[d.Disk] = disk
+		}
+	}
+	e := evidenceOf(view, installation, record, s, disks)
+	e.Option, e.Direction = report.TrustDestination, report.Push // as if a run were to trust it
+	d := replica.Trust(e)
+	switch d.Rung {
+	case replica.RungOwnership:
+		info.Standing = StandingStranger
+	case replica.RungPower, replica.RungWriters:
+		info.Standing = StandingDiverged
+	case replica.RungDatabase, replica.RungVMMarker, replica.RungDiskMarkers:
+		info.Standing = StandingDirty
+		if record.LastCommit.IsZero() {
+			info.Standing = StandingEmpty
+		}
+	default:
+		info.Standing = StandingClean
+		return
+	}
+	info.Cause = d.Cause
+}

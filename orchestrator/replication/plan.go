@@ -1,0 +1,113 @@
+package replication
+
+import (
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+)
+
+// Plan says what a run would do.
+type Plan struct {
+	Direction report.Direction `json:"direction"`
+	Trust     report.Trust     `json:"trust"`
+	VM        report.VM        `json:"vm"`
+	Replica   report.VM        `json:"replica"` // without uuid: it will be made
+	ReplicaID string           `json:"replica_id,omitempty"`
+	SR        string           `json:"sr"` // uuid
+	SRName    string           `json:"sr_name"`
+	Disks     []DiskPlan       `json:"disks"`
+	Removed   []string         `json:"removed,omitempty"` // disks that the source has no more; detached, not destroyed
+	Placement placement.Plan   `json:"placement"`
+	Notes     []Note           `json:"notes,omitempty"`
+}
+
+// Note is something to know of a plan that does not stop it; it becomes an event of the run.
+type Note struct {
+	Cause string `json:"cause"` // a short stable word
+	Text  string `json:"text"`
+}
+
+// Action says what becomes of a disk of the replica before the transfer.
+type Action string
+
+// The actions.
+const (
+	ActionCreate Action = "create"
+	ActionKeep   Action = "keep"
+	ActionGrow   Action = "grow" // the source disk is larger than before
+)
+
+// Baseline says what the transfer takes the disk's content for.
+type Baseline string
+
+// The baselines.
+const (
+	BaselineZero     Baseline = "zero"     // made in this run, in a format that reads as zeroes
+	BaselineManifest Baseline = "manifest" // the cached manifest
+	BaselineScan     Baseline = "scan"     // nothing: the delegate reads it
+)
+
+// DiskPlan is the plan for one disk.
+type DiskPlan struct {
+	Disk      string   `json:"disk"` // userdevice
+	SourceVDI string   `json:"source_vdi"`
+	TargetVDI string   `json:"target_vdi,omitempty"` // uuid; empty when it will be made
+	Size      int64    `json:"size"`                 // logical size in bytes
+	Action    Action   `json:"action"`
+	Baseline  Baseline `json:"baseline"`
+	Rung      string   `json:"rung"`
+	Cause     string   `json:"cause"`
+	Untested  string   `json:"untested,omitempty"`
+}
+
+// mode is how the report calls the baseline.
+func (d DiskPlan) mode() report.Mode {
+	if d.Baseline == BaselineScan {
+		return report.Untrusted
+	}
+	return report.Trusted
+}
+
+// rungFresh stands in reports for disks that the run has made: the ladder of trust is about older ones.
+const rungFresh = "fresh"
+
+// defaultPattern names a replica.
+const defaultPattern = "{vm} (replica)"
+
+func replicaName(pattern, vm string) string {
+	if pattern == "" {
+		pattern = defaultPattern
+	}
+	return strings.ReplaceAll(pattern, "{vm}", vm)
+}
+
+// diskPlans decides for each source disk what becomes of the replica's, and what it is taken for.
+func (s *subject) diskPlans() []DiskPlan {
+	var plans []DiskPlan
+	for _, source := range s.disks {
+		plan := DiskPlan{
+			Disk: diskName(source.Number), SourceVDI: source.VDI.UUID, Size: source.VDI.VirtualSize,
+			Action: ActionKeep, Baseline: BaselineScan, Rung: string(s.decision.Rung), Cause: s.decision.Cause,
+		}
+		standby, exists := s.standbyDisks[plan.Disk]
+		switch {
+		case !exists:
+			plan.Action, plan.Rung = ActionCreate, rungFresh
+			plan.Baseline, plan.Cause = freshBaseline(s.sr.SR)
+		case s.recordedSize(plan.Disk) > 0 && s.recordedSize(plan.Disk) != plan.Size:
+			if plan.Size > s.recordedSize(plan.Disk) {
+				plan.Action = ActionGrow
+			}
+			plan.Rung, plan.Cause = string(replica.RungDisks), "the source disk has another size than at the last run"
+		case s.decision.Mode == report.Trusted:
+			plan.Baseline, plan.Untested = BaselineManifest, string(s.decision.Untested)
+		}
+		if exists {
+			plan.TargetVDI = standby.VDI.UUID
+		}
+		plans = append(plans, plan)
+	}
+	return plans
+}

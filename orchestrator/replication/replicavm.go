@@ -1,0 +1,190 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// carriedOver are the keys of other_config that describe the guest. All others say how somebody's tools treat the VM: start it
+// with its host, back it up, pass a device through.
+var carriedOver = []string{"base_template_name", "linux_template", "install-methods", "install-distro", "install-arch"}
+
+// makeReplica makes the replica VM: the source's machine without its disks, start blocked, out of the reach of HA and of other
+// backup tools. It inherits no vm-data, since that is the source's.
+func (r *run) makeReplica(ctx context.Context) error {
+	api := r.target.API
+	marker := replica.Marker{Kind: replica.KindReplica, Source: r.vm.UUID, Installation: r.store.Installation().UUID, Run: r.id}
+	ref, object, err := create(ctx, r.saga, creation{
+		pool: r.target, class: classVM, kind: replica.KindReplica, origin: r.vm.UUID,
+		call: func(ctx context.Context, name string) (xapi.Ref, error) {
+			return asTask(ctx, api, "VM.create", replicaRecord(r.vm.VM, name, r.description(), marker))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.standbyRef, r.standbyUUID = ref, object.UUID
+	r.made = append(r.made, object)
+	marker.Self = object.UUID
+	if err := r.mark(ctx, api, classVM, ref, marker); err != nil {
+		return err
+	}
+	if err := setField(ctx, api, classVM, ref, "blocked_operations", replica.BlockedOperations(manifest.State{})); err != nil {
+		return err
+	}
+	for _, v := range r.mapVIFs() {
+		if v.network.IsNull() {
+			continue // the plan's notes tell
+		}
+		if err := r.makeVIF(ctx, v); err != nil {
+			return err
+		}
+	}
+	if err := r.store.SetTargetVM(ctx, r.record.ID, object.UUID); err != nil {
+		return err
+	}
+	return setField(ctx, api, classVM, ref, "name_label", r.plan.Replica.Name)
+}
+
+func (r *run) description() string {
+	return fmt.Sprintf("Standby copy of VM %s (%s) of pool %s, kept by Understudy", r.vm.NameLabel, r.vm.UUID, r.source.Name)
+}
+
+// replicaRecord is the argument of VM.create (xapi-facts §5.2).
+func replicaRecord(vm xapi.VM, name, description string, marker replica.Marker) map[string]any {
+	otherConfig := marker.OtherConfig()
+	for _, key := range carriedOver {
+		if value, ok := vm.OtherConfig[key]; ok {
+			otherConfig[key] = value
+		}
+	}
+	record := map[string]any{
+		"name_label": name, "name_description": description, "user_version": vm.UserVersion,
+		"is_a_template": false, "affinity": xapi.NullRef, "tags": []string{replica.TagLeaveAlone},
+		"memory_static_max": vm.MemoryStaticMax, "memory_static_min": vm.MemoryStaticMin,
+		"memory_dynamic_max": vm.MemoryDynamicMax, "memory_dynamic_min": vm.MemoryDynamicMin,
+		"VCPUs_params": filled(vm.VCPUsParams), "VCPUs_max": vm.VCPUsMax, "VCPUs_at_startup": vm.VCPUsAtStartup,
+		"actions_after_shutdown": vm.ActionsAfterShutdown, "actions_after_reboot": vm.ActionsAfterReboot,
+		"actions_after_crash": vm.ActionsAfterCrash,
+		"PV_bootloader":       vm.PVBootloader, "PV_bootloader_args": vm.PVBootloaderArgs, "PV_kernel": vm.PVKernel,
+		"PV_ramdisk": vm.PVRamdisk, "PV_args": vm.PVArgs, "PV_legacy_args": vm.PVLegacyArgs,
+		"HVM_boot_policy": vm.HVMBootPolicy, "HVM_boot_params": filled(vm.HVMBootParams), "platform": filled(vm.Platform),
+		"PCI_bus": "", "other_config": otherConfig, "recommendations": vm.Recommendations, "xenstore_data": map[string]string{},
+		"has_vendor_device": vm.HasVendorDevice, "NVRAM": filled(vm.NVRAM), "generation_id": vm.GenerationID,
+		"hardware_platform_version": vm.HardwarePlatformVersion,
+	}
+	if vm.DomainType != "" { // hosts before 7.5 have none
+		record["domain_type"] = vm.DomainType
+	}
+	if vm.HVMShadowMultiplier != 0 {
+		record["HVM_shadow_multiplier"] = xapi.Float(vm.HVMShadowMultiplier)
+	}
+	return record
+}
+
+// filled is the map, never nil: the API knows no null.
+func filled(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+// mappedVIF is a network interface of the source with its network in the target pool; null when there is none.
+type mappedVIF struct {
+	vif     xapi.VIF
+	from    string // name of the source network
+	network xapi.Ref
+}
+
+// mapVIFs gives each interface of the source its network: the rule's, else the same one within a pool, else the one of the
+// same name.
+func (s *subject) mapVIFs() []mappedVIF {
+	var mapped []mappedVIF
+	for _, ref := range s.vm.VIFs {
+		vif, ok := s.source.Inventory.VIFs[ref]
+		if !ok {
+			continue
+		}
+		one := mappedVIF{vif: vif, from: s.source.Inventory.Networks[vif.Network].NameLabel}
+		wanted, ruled := s.request.NetworkMap[one.from]
+		switch {
+		case ruled:
+			one.network = findNetwork(s.target, wanted)
+		case s.source.Inventory.UUID == s.target.Inventory.UUID:
+			one.network = vif.Network
+		default:
+			one.network = findNetwork(s.target, one.from)
+		}
+		mapped = append(mapped, one)
+	}
+	slices.SortFunc(mapped, func(a, b mappedVIF) int { return numberOf(a.vif.Device) - numberOf(b.vif.Device) })
+	return mapped
+}
+
+// findNetwork finds a network by uuid or by a name that only one has.
+func findNetwork(pool *delegate.Pool, wanted string) xapi.Ref {
+	var named []xapi.Ref
+	for ref, network := range pool.Inventory.Networks {
+		if network.UUID == wanted {
+			return ref
+		}
+		if network.NameLabel == wanted {
+			named = append(named, ref)
+		}
+	}
+	if len(named) == 1 {
+		return named[0]
+	}
+	return xapi.NullRef
+}
+
+// networkNotes tells which interfaces the replica will lack.
+func (s *subject) networkNotes() {
+	for _, v := range s.mapVIFs() {
+		if v.network.IsNull() {
+			s.note("network-unmapped", "interface %s is on network %q, for which pool %s has none of that name, or several: the replica lacks it; give a rule",
+				v.vif.Device, v.from, s.target.Name)
+		}
+	}
+}
+
+func (r *run) makeVIF(ctx context.Context, v mappedVIF) error {
+	mac := v.vif.MAC
+	if r.request.NewMACs {
+		mac = "" // drawn by the pool
+	}
+	var ref xapi.Ref
+	err := r.target.API.Call(ctx, "VIF.create", &ref, map[string]any{
+		"device": v.vif.Device, "network": v.network, "VM": r.standbyRef, "MAC": mac, "MTU": v.vif.MTU,
+		"other_config": filled(v.vif.OtherConfig), "qos_algorithm_type": v.vif.QoSAlgorithmType,
+		"qos_algorithm_params": filled(v.vif.QoSAlgorithmParams),
+	})
+	if err != nil {
+		return fmt.Errorf("interface %s of the replica: %w", v.vif.Device, err)
+	}
+	return nil
+}
+
+// attach joins a disk with the replica VM, at the position of the source's disk.
+func (r *run) attach(ctx context.Context, d *diskRun, source inventory.Disk) error {
+	var ref xapi.Ref
+	err := r.target.API.Call(ctx, "VBD.create", &ref, map[string]any{
+		"VM": r.standbyRef, "VDI": d.vdi, "userdevice": strconv.Itoa(source.Number), "bootable": source.VBD.Bootable,
+		"mode": xapi.ModeWrite, "type": xapi.TypeDisk, "empty": false, "unpluggable": true,
+		"other_config":       map[string]string{"owner": ""}, // the disk goes with the VM (xapi-facts §6.3)
+		"qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
+	})
+	if err != nil {
+		return fmt.Errorf("disk %s of the replica: %w", d.plan.Disk, err)
+	}
+	return nil
+}

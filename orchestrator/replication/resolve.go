@@ -1,0 +1,249 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// subject is a request with everything that it is decided on, as it was at one moment.
+type subject struct {
+	started        time.Time
+	request        Request
+	source, target *delegate.Pool // with the inventories of this look
+	vm             inventory.VM
+	disks          []inventory.Disk // of the source, by number
+	sr             inventory.SR
+
+	record       state.Replica // its ID is empty when the replica is not recorded yet
+	standby      *standby      // the replica in the pool; nil: there is none
+	standbyDisks map[string]inventory.Disk
+	evidence     replica.Evidence
+	decision     replica.Decision
+	notes        []Note
+	plan         Plan
+}
+
+func diskName(number int) string { return strconv.Itoa(number) }
+
+// resolve takes one consistent look at both pools and decides everything on it. Nothing is changed.
+func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error) {
+	if err := request.validate(); err != nil {
+		return nil, err
+	}
+	if _, err := e.retention(); err != nil {
+		return nil, err
+	}
+	s := &subject{started: time.Now(), request: request}
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.find(); err != nil {
+		return nil, err
+	}
+	if err := s.findReplica(ctx, e.Store); err != nil {
+		return nil, err
+	}
+	if err := s.judge(ctx, e.Store); err != nil {
+		return nil, err
+	}
+	return s, s.place()
+}
+
+// look reads both pools.
+func (s *subject) look(ctx context.Context) error {
+	source, target := *s.request.Source, *s.request.Target
+	var err error
+	if source.Inventory, err = inventory.Load(ctx, source.API); err != nil {
+		return fmt.Errorf("pool %s: %w", source.Name, err)
+	}
+	if s.request.Target == s.request.Source {
+		target.Inventory = source.Inventory
+	} else if target.Inventory, err = inventory.Load(ctx, target.API); err != nil {
+		return fmt.Errorf("pool %s: %w", target.Name, err)
+	}
+	s.source, s.target = &source, &target
+	return nil
+}
+
+// find finds the VM and the SR, and reports both when both are wrong.
+func (s *subject) find() error {
+	var errVM, errSR error
+	s.vm, errVM = s.source.Inventory.FindVM(s.request.VM)
+	s.sr, errSR = s.target.Inventory.FindSR(s.request.SR)
+	if err := errors.Join(errVM, errSR); err != nil {
+		return err
+	}
+	disks, err := s.source.Inventory.DisksOf(s.vm.Ref)
+	if err != nil {
+		return err
+	}
+	s.disks = disks
+	if len(s.vm.VTPMs) > 0 {
+		s.note("vtpm-not-copied", "VM %s has a virtual TPM, whose content cannot be read: its replica has none", s.vm.NameLabel)
+	}
+	return nil
+}
+
+func (s *subject) note(cause, format string, args ...any) {
+	s.notes = append(s.notes, Note{Cause: cause, Text: fmt.Sprintf(format, args...)})
+}
+
+// findReplica looks the replica up in the state database and, when it has been forgotten there, by the markers in the pool;
+// never by name.
+func (s *subject) findReplica(ctx context.Context, store *state.Store) error {
+	s.record = state.Replica{
+		SourcePool: s.source.Inventory.UUID, SourceVM: s.vm.UUID, TargetPool: s.target.Inventory.UUID, TargetSR: s.sr.UUID,
+	}
+	record, err := store.FindReplica(ctx, s.record.SourcePool, s.record.SourceVM, s.record.TargetPool, s.record.TargetSR)
+	switch {
+	case err == nil:
+		s.record = record
+	case !errors.Is(err, state.ErrNotFound):
+		return err
+	default:
+		if err := s.adopt(store.Installation().UUID); err != nil {
+			return err
+		}
+	}
+	s.standby = findStandby(s.target.Inventory, s.record)
+	if s.standby == nil && s.record.TargetVM != "" {
+		s.note("replica-gone", "the replica VM %s is gone: a new one is made", s.record.TargetVM)
+	}
+	if s.standby != nil && !s.request.OverwriteTarget {
+		return fmt.Errorf("VM %s (%s) in pool %s: %w", s.standby.vm.NameLabel, s.standby.vm.UUID, s.target.Name, ErrReplicaExists)
+	}
+	return nil
+}
+
+// adopt finds a replica that the state database has lost. Nothing is known of its content then.
+func (s *subject) adopt(installation string) error {
+	var found []string
+	for ref, vm := range s.target.Inventory.VMs {
+		marker, owner, _ := replica.Read(installation, vm.UUID, vm.OtherConfig)
+		if owner != replica.Ours || marker.Kind != replica.KindReplica || marker.Source != s.vm.UUID || vm.IsASnapshot {
+			continue
+		}
+		disks, err := s.target.Inventory.DisksOf(ref)
+		if err == nil && slices.ContainsFunc(disks, func(d inventory.Disk) bool { return d.VDI.SR == s.sr.Ref }) {
+			found = append(found, vm.UUID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil
+	case 1:
+		s.record.TargetVM = found[0]
+		s.note("replica-adopted", "the state database does not know the replica VM %s, its marker is ours: it is taken over and scanned", found[0])
+		return nil
+	default:
+		slices.Sort(found)
+		return &HeldError{VM: found[0], Rung: string(replica.RungOwnership),
+			Cause: fmt.Sprintf("the state database knows none, and VMs %v all bear the marker of this replica", found)}
+	}
+}
+
+// judge decides whether the replica may be written, and what it is taken for.
+func (s *subject) judge(ctx context.Context, store *state.Store) error {
+	s.standbyDisks = map[string]inventory.Disk{}
+	if s.standby == nil {
+		return nil
+	}
+	numbers := map[string]bool{}
+	for _, d := range s.disks {
+		numbers[diskName(d.Number)] = true
+	}
+	for name, disk := range s.standby.disks {
+		if numbers[name] {
+			s.standbyDisks[name] = disk
+		} else if !slices.ContainsFunc(s.record.Disks, func(d state.Disk) bool { return d.Disk == name }) {
+			s.note("foreign-disk", "the replica VM has a disk %s (VDI %s) that its source has not and that is not ours: it is left alone", name, disk.VDI.UUID)
+		}
+	}
+	manifests, err := s.manifestKeys(ctx, store)
+	if err != nil {
+		return err
+	}
+	s.evidence = evidenceOf(s.target.Inventory, store.Installation().UUID, s.record, s.standby, s.standbyDisks)
+	s.evidence.Option, s.evidence.Direction = s.request.trust(), s.request.Direction
+	s.evidence.KeyID = store.Installation().DigestKey.ID()
+	for i := range s.evidence.Disks {
+		s.evidence.Disks[i].ManifestKey = manifests[s.evidence.Disks[i].Disk]
+	}
+	if s.decision = replica.Trust(s.evidence); s.decision.Writable {
+		return nil
+	}
+	held := s.held(s.decision)
+	return errors.Join(held, s.place()) // whatever else is wrong is found too
+}
+
+func (s *subject) held(d replica.Decision) error {
+	return &HeldError{Replica: s.record.ID, VM: s.standby.vm.UUID, Rung: string(d.Rung), Cause: d.Cause, Diverged: d.Diverged}
+}
+
+// place has the delegates placed and completes the plan.
+func (s *subject) place() error {
+	s.plan = Plan{
+		Direction: s.request.Direction, Trust: s.request.trust(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
+		VM: report.VM{UUID: s.vm.UUID, Name: s.vm.NameLabel, Pool: s.source.Name, PoolUUID: s.source.Inventory.UUID},
+		Replica: report.VM{Name: replicaName(s.request.NamePattern, s.vm.NameLabel), Pool: s.target.Name,
+			PoolUUID: s.target.Inventory.UUID},
+		Disks: s.diskPlans(), Removed: s.removed(),
+	}
+	existing := map[int]int64{}
+	for _, disk := range s.standbyDisks {
+		existing[disk.Number] = disk.VDI.VirtualSize
+	}
+	if s.standby != nil {
+		s.plan.Replica.UUID, s.plan.Replica.Name = s.standby.vm.UUID, s.standby.vm.NameLabel
+	} else {
+		s.networkNotes()
+	}
+	s.plan.Notes = s.notes
+	var err error
+	s.plan.Placement, err = placement.MakePlan(placement.Request{
+		Source: s.source.Inventory, SourceVM: s.vm.Ref, Target: s.target.Inventory, TargetSR: s.sr.Ref,
+		Direction: placement.Direction(s.request.Direction), Existing: existing,
+	})
+	return err
+}
+
+// removed are the recorded disks that the source has no more.
+func (s *subject) removed() []string {
+	var names []string
+	for _, d := range s.record.Disks {
+		if !slices.ContainsFunc(s.disks, func(source inventory.Disk) bool { return diskName(source.Number) == d.Disk }) {
+			names = append(names, d.Disk)
+		}
+	}
+	return names
+}
+
+// recordedSize is the logical size that the state database knows of a disk; 0 when it knows none.
+func (s *subject) recordedSize(disk string) int64 {
+	for _, d := range s.record.Disks {
+		if d.Disk == disk {
+			return d.LogicalSize
+		}
+	}
+	return 0
+}
+
+// freshBaseline says what a disk that this run makes on an SR is taken for.
+func freshBaseline(sr xapi.SR) (Baseline, string) {
+	if inventory.ReadsAsZero(sr) {
+		return BaselineZero, fmt.Sprintf("the disk is made in this run, and a new disk of an SR of type %s reads as zeroes", sr.Type)
+	}
+	return BaselineScan, fmt.Sprintf("the disk is made in this run, and it is not known that a new disk of an SR of type %s reads as zeroes", sr.Type)
+}

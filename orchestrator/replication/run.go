@@ -1,0 +1,277 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// run is one replication under way. Its methods are called in order by one goroutine.
+type run struct {
+	*subject
+	engine     *Engine
+	store      *state.Store
+	log        *slog.Logger
+	report     *recorder
+	id         string
+	generation manifest.Generation
+	saga       *saga.Saga
+
+	standbyRef  xapi.Ref
+	standbyUUID string
+	made        []state.Object // of the replica; kept once they may hold data
+	disks       []*diskRun
+	delegates   delegates
+}
+
+// delegates of a run; with one for both sides they are the same.
+type delegates struct{ source, target *delegate.Delegate }
+
+func (d delegates) shared() bool { return d.source == d.target }
+
+// each lists them, every one once.
+func (d delegates) each() []*delegate.Delegate {
+	switch {
+	case d.source == nil && d.target == nil:
+		return nil
+	case d.target == nil || d.shared():
+		return []*delegate.Delegate{d.source}
+	case d.source == nil:
+		return []*delegate.Delegate{d.target}
+	}
+	return []*delegate.Delegate{d.source, d.target}
+}
+
+// begin records the run; state.ErrBusy while another one of this replica has not ended.
+func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
+	if err := e.ensureRecord(ctx, s); err != nil {
+		return nil, err
+	}
+	first := report.Run{Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica}
+	for _, d := range s.plan.Disks {
+		first.Disks = append(first.Disks, report.Disk{
+			Disk: d.Disk, LogicalSize: d.Size, State: report.DiskPending,
+			Mode: d.mode(), Rung: d.Rung, Cause: d.Cause, Untested: d.Untested,
+		})
+	}
+	begun, err := e.Store.BeginRun(ctx, s.record.ID, state.RunReplicate, first)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{
+		subject: s, engine: e, store: e.Store, id: begun.Report.ID, report: newRecorder(begun.Report, s.started, e.Observe),
+		generation: manifest.NewGeneration(), saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, s.source, s.target)),
+	}
+	r.log = e.log().With("run", r.id, "vm", s.vm.NameLabel)
+	for _, d := range s.plan.Disks {
+		r.disks = append(r.disks, &diskRun{run: r, plan: d})
+	}
+	for _, n := range s.plan.Notes {
+		r.report.event(n.Cause, "%s", n.Text)
+	}
+	return r, nil
+}
+
+// ensureRecord records the replica when it is new, or was forgotten.
+func (e *Engine) ensureRecord(ctx context.Context, s *subject) error {
+	if s.record.ID != "" {
+		return nil
+	}
+	record, err := e.Store.CreateReplica(ctx, s.record)
+	if err != nil {
+		return err
+	}
+	s.record = record
+	s.plan.ReplicaID = record.ID
+	return nil
+}
+
+// execute carries the run out, up to its commit.
+func (r *run) execute(ctx context.Context) error {
+	for _, step := range []struct {
+		phase report.Phase
+		do    func(context.Context) error
+	}{
+		{report.PhasePrepare, r.prepareSource},
+		{"", r.prepareTarget},
+		{report.PhaseSpawn, r.spawn},
+		{"", r.checkAgain},
+		{report.PhaseTransfer, r.markDirty},
+		{"", r.transfer},
+		{report.PhaseCommit, r.commit},
+	} {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if step.phase != "" {
+			r.report.phase(step.phase)
+			if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
+				return err
+			}
+		}
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish removes what is not part of the result and stores the end of the run, whatever became of ctx.
+func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
+	cancelled := ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	r.report.phase(report.PhaseCleanup)
+	for _, d := range r.disks {
+		if err := d.close(); err != nil {
+			r.report.event("left-behind", "disk %s: %v", d.plan.Disk, err)
+		}
+	}
+	if failure == nil {
+		r.prune(ctx)
+	}
+	r.countControl()
+	if err := errors.Join(r.retire(ctx), r.saga.Unwind(ctx)); err != nil {
+		r.log.Warn("the run left objects behind", "cause", err)
+		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
+	}
+	state := report.StateCommitted
+	switch {
+	case failure != nil && cancelled:
+		state = report.StateCancelled
+	case failure != nil:
+		state = report.StateFailed
+	}
+	if failure != nil {
+		failure = fmt.Errorf("replicating VM %s: %w", r.vm.NameLabel, failure)
+	}
+	r.report.end(state, failure)
+	final := r.report.copy()
+	return final, errors.Join(failure, r.store.SaveReport(ctx, final))
+}
+
+// retire removes the delegates, at the same time.
+func (r *run) retire(ctx context.Context) error {
+	var group sync.WaitGroup
+	all := r.delegates.each()
+	errs := make([]error, len(all))
+	for i, d := range all {
+		group.Go(func() { errs[i] = d.Retire(ctx) })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// spawn starts the delegates that the plan names, and plugs the disks.
+func (r *run) spawn(ctx context.Context) error {
+	identity, err := r.engine.identity()
+	if err != nil {
+		return err
+	}
+	installation := r.store.Installation()
+	spawner := &delegate.Spawner{
+		Installation: installation.UUID, Run: r.id, Identity: identity, Key: installation.DigestKey, Saga: r.saga,
+		Log: r.log, Timeout: r.engine.SpawnTimeout,
+	}
+	started := make([]*delegate.Delegate, len(r.plan.Placement.Delegates))
+	group, groupCtx := errgroup.WithContext(ctx)
+	for i, wanted := range r.plan.Placement.Delegates {
+		pool := r.source
+		if wanted.Side == placement.SideTarget {
+			pool = r.target
+		}
+		group.Go(func() (err error) {
+			started[i], err = spawner.Spawn(groupCtx, delegate.Spec{
+				Pool: pool, Host: wanted.HostRef, Template: wanted.TemplateRef, Side: string(wanted.Side),
+			})
+			return err
+		})
+	}
+	err = group.Wait()
+	r.delegates.source, r.delegates.target = started[0], started[len(started)-1]
+	if err != nil {
+		return err
+	}
+	return r.plug(ctx)
+}
+
+// plug attaches the clones to the source's delegate and the replica's disks to the target's.
+func (r *run) plug(ctx context.Context) error {
+	source := func(ctx context.Context) (err error) {
+		for _, d := range r.disks {
+			if d.sourceNumber, err = r.delegates.source.Plug(ctx, d.clone, d.plan.Size); err != nil {
+				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
+			}
+		}
+		return nil
+	}
+	target := func(ctx context.Context) (err error) {
+		for _, d := range r.disks {
+			if d.targetNumber, err = r.delegates.target.Plug(ctx, d.vdi, d.plan.Size); err != nil {
+				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
+			}
+			d.plugged = true
+		}
+		return nil
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return source(groupCtx) })
+	group.Go(func() error { return target(groupCtx) })
+	return group.Wait()
+}
+
+// checkAgain looks once more whether somebody used the replica, now that its disks are plugged and nobody else can write
+// to them.
+func (r *run) checkAgain(ctx context.Context) error {
+	if r.standby == nil {
+		return nil
+	}
+	vm, err := xapi.GetRecord[xapi.VM](ctx, r.target.API, "VM", r.standbyRef)
+	if err != nil {
+		return err
+	}
+	e := r.evidence
+	e.VM.PowerState = vm.PowerState
+	if !vm.Metrics.IsNull() {
+		metrics, err := xapi.GetRecord[xapi.VMMetrics](ctx, r.target.API, "VM_metrics", vm.Metrics)
+		if err != nil {
+			return err
+		}
+		e.VM.StartTime = metrics.StartTime.Time
+	}
+	if decision := replica.Trust(e); !decision.Writable {
+		return r.held(decision)
+	}
+	return nil
+}
+
+// countControl adds up the bytes between the orchestrator and the delegates.
+func (r *run) countControl() {
+	var total int64
+	for _, d := range r.delegates.each() {
+		total += d.ControlBytes()
+	}
+	r.report.change(func(run *report.Run) { run.ControlBytes = total })
+}
+
+// poolTime is the time by a pool's clock, against which the starts of its VMs are held.
+func poolTime(ctx context.Context, pool *delegate.Pool) (time.Time, error) {
+	var now xapi.Time
+	if err := pool.API.Call(ctx, "host.get_servertime", &now, pool.Inventory.Coordinator); err != nil {
+		return time.Time{}, fmt.Errorf("reading the clock of pool %s: %w", pool.Name, err)
+	}
+	return now.Time, nil
+}

@@ -1,0 +1,252 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// ErrStranger says that an object which a record leads to is not, or no longer, what the record is about. It is left alone.
+var ErrStranger = errors.New("not what the run made: left alone")
+
+// searchPause is the time between looks for an object that may still be in the making.
+const searchPause = 250 * time.Millisecond
+
+// Undoers gives what a saga needs to remove everything that a run makes in these pools, delegates among it, from the record
+// alone. It removes no VM that has run, no disk that another VM holds, and nothing that a later run has taken over.
+func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
+	u := undoer{installation: store.Installation().UUID, pools: map[string]*delegate.Pool{}}
+	for _, p := range pools {
+		u.pools[p.Inventory.UUID] = p
+	}
+	undoers := saga.Undoers{
+		string(replica.KindSnapshot):     u.removeSnapshot,
+		string(replica.KindRestorePoint): u.removeSnapshot,
+		string(replica.KindClone):        u.removeDisk,
+		string(replica.KindReplicaDisk):  u.removeDisk,
+		string(replica.KindReplica):      u.removeReplica,
+	}
+	maps.Copy(undoers, delegate.Undoers(pools...))
+	return undoers
+}
+
+type undoer struct {
+	installation string
+	pools        map[string]*delegate.Pool
+}
+
+// creators are the tasks that make the objects of a kind.
+var creators = map[string]string{
+	string(replica.KindSnapshot):     "Async.VM.snapshot",
+	string(replica.KindRestorePoint): "Async.VM.snapshot",
+	string(replica.KindClone):        "Async.VDI.clone",
+	string(replica.KindReplicaDisk):  "Async.VDI.create",
+	string(replica.KindReplica):      "Async.VM.create",
+}
+
+func (u undoer) api(o state.Object) (xapi.API, error) {
+	pool, ok := u.pools[o.Pool]
+	if !ok {
+		return nil, fmt.Errorf("pool %s is not connected: connect it and try again", o.Pool)
+	}
+	return pool.API, nil
+}
+
+// find gives the objects that a record is about: none, or one.
+func (u undoer) find(ctx context.Context, api xapi.API, o state.Object) ([]xapi.Ref, error) {
+	if o.UUID != "" {
+		ref, err := xapi.GetByUUID(ctx, api, o.Class, o.UUID)
+		if xapi.IsCode(err, codeUUIDInvalid) {
+			return nil, nil
+		}
+		return []xapi.Ref{ref}, err
+	}
+	origin, err := u.origin(ctx, api, o)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		making, err := pending(ctx, api, creators[o.Kind])
+		if err != nil {
+			return nil, err
+		}
+		refs, err := byName(ctx, api, o.Class, o.Name, origin)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(refs) > 1:
+			return nil, fmt.Errorf("%d objects are called %s: %w; remove those that nobody needs", len(refs), o.Name, ErrStranger)
+		case len(refs) == 1 || !making:
+			return refs, nil
+		}
+		select { // the process was killed, the pool's task was not
+		case <-time.After(searchPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// origin is the object that a clone was made of, and that bears the same name.
+func (u undoer) origin(ctx context.Context, api xapi.API, o state.Object) (xapi.Ref, error) {
+	if o.Kind != string(replica.KindClone) {
+		return "", nil
+	}
+	ref, err := xapi.GetByUUID(ctx, api, o.Class, o.Origin)
+	if xapi.IsCode(err, codeUUIDInvalid) {
+		return "", nil
+	}
+	return ref, err
+}
+
+// pending reports whether the pool carries out a task of this name. The task exists from the call on, even while it is queued.
+func pending(ctx context.Context, api xapi.API, name string) (bool, error) {
+	tasks, err := xapi.AllRecords[xapi.Task](ctx, api, "task")
+	for _, task := range tasks {
+		if task.Status == xapi.TaskPending && task.NameLabel == name {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// claims checks that an object is still the one of the record: it bears the marker of the record's run, or was not marked yet
+// and has the record's name. A replica that a later run has taken over bears that run's.
+func (u undoer) claims(o state.Object, uuid, name string, otherConfig map[string]string) error {
+	marker, owner, _ := replica.Read(u.installation, uuid, otherConfig) // a malformed marker is one that was not finished
+	switch {
+	case owner == replica.Ours && marker.Run == o.Run && string(marker.Kind) == o.Kind:
+		return nil
+	case owner != replica.Ours && name == o.Name:
+		return nil
+	}
+	return fmt.Errorf("%s %s (%s): %w", o.Class, name, uuid, ErrStranger)
+}
+
+// removeSnapshot removes a snapshot with its disks. The VM goes last: it is what leads to the disks.
+func (u undoer) removeSnapshot(ctx context.Context, o state.Object) error {
+	return u.each(ctx, o, func(api xapi.API, ref xapi.Ref) error {
+		vm, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, ref)
+		if err != nil {
+			return err
+		}
+		if err := u.claims(o, vm.UUID, vm.NameLabel, vm.OtherConfig); err != nil {
+			return err
+		}
+		return destroySnapshot(ctx, api, ref, vm)
+	})
+}
+
+// destroySnapshot destroys a snapshot VM with its disks, unless somebody else holds one of them.
+func destroySnapshot(ctx context.Context, api xapi.API, ref xapi.Ref, vm xapi.VM) error {
+	if !vm.IsASnapshot {
+		return fmt.Errorf("VM %s (%s) is no snapshot: %w", vm.NameLabel, vm.UUID, ErrStranger)
+	}
+	disks, err := disksOf(ctx, api, vm)
+	if err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if err := heldByOthers(ctx, api, d.vdi, func(holder xapi.Ref, _ xapi.VM) bool { return holder == ref }); err != nil {
+			return err
+		}
+	}
+	for _, d := range disks {
+		if err := xapi.DestroyVDI(ctx, api, d.ref); err != nil {
+			return err
+		}
+	}
+	return api.Run(ctx, "VM.destroy", nil, ref)
+}
+
+// removeDisk removes a clone, or a disk of a replica that never held data.
+func (u undoer) removeDisk(ctx context.Context, o state.Object) error {
+	return u.each(ctx, o, func(api xapi.API, ref xapi.Ref) error {
+		vdi, err := xapi.GetRecord[xapi.VDI](ctx, api, classVDI, ref)
+		if err != nil {
+			return err
+		}
+		if err := u.claims(o, vdi.UUID, vdi.NameLabel, vdi.OtherConfig); err != nil {
+			return err
+		}
+		if err := heldByOthers(ctx, api, vdi, u.isOurs); err != nil {
+			return err
+		}
+		return xapi.DestroyVDI(ctx, api, ref)
+	})
+}
+
+// isOurs reports whether a VM is a replica or a delegate of ours.
+func (u undoer) isOurs(_ xapi.Ref, vm xapi.VM) bool {
+	marker, owner, _ := replica.Read(u.installation, vm.UUID, vm.OtherConfig)
+	return owner == replica.Ours && (marker.Kind == replica.KindReplica || marker.Kind == replica.KindDelegate)
+}
+
+// heldByOthers is an ErrStranger when a VM that is not ours has a VBD of the disk.
+func heldByOthers(ctx context.Context, api xapi.API, vdi xapi.VDI, ours func(xapi.Ref, xapi.VM) bool) error {
+	for _, ref := range vdi.VBDs {
+		vbd, err := xapi.GetRecord[xapi.VBD](ctx, api, classVBD, ref)
+		if xapi.IsCode(err, codeHandleInvalid) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		vm, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, vbd.VM)
+		if xapi.IsCode(err, codeHandleInvalid) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if !ours(vbd.VM, vm) {
+			return fmt.Errorf("VDI %s is held by VM %s (%s): %w", vdi.UUID, vm.NameLabel, vm.UUID, ErrStranger)
+		}
+	}
+	return nil
+}
+
+// removeReplica removes a replica VM that never held data. Its disks have records of their own.
+func (u undoer) removeReplica(ctx context.Context, o state.Object) error {
+	return u.each(ctx, o, func(api xapi.API, ref xapi.Ref) error {
+		vm, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, ref)
+		if err != nil {
+			return err
+		}
+		if err := u.claims(o, vm.UUID, vm.NameLabel, vm.OtherConfig); err != nil {
+			return err
+		}
+		metrics, err := xapi.GetRecord[xapi.VMMetrics](ctx, api, "VM_metrics", vm.Metrics)
+		if err != nil {
+			return err
+		}
+		if vm.PowerState != xapi.Halted || !metrics.StartTime.IsZero() {
+			return fmt.Errorf("VM %s (%s) has run: %w", vm.NameLabel, vm.UUID, ErrStranger)
+		}
+		return api.Run(ctx, "VM.destroy", nil, ref)
+	})
+}
+
+// each calls remove for what a record is about. An object that goes meanwhile is undone.
+func (u undoer) each(ctx context.Context, o state.Object, remove func(xapi.API, xapi.Ref) error) error {
+	api, err := u.api(o)
+	if err != nil {
+		return err
+	}
+	refs, err := u.find(ctx, api, o)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if err := remove(api, ref); err != nil && !xapi.IsCode(err, codeHandleInvalid) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,359 @@
+package replication_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/replication"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+	"github.com/understudy-dr/understudy/qemu-tests/worlds"
+	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
+)
+
+const mib = 1 << 20
+
+// abd is the program that delegates run.
+var abd string
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		if err := child(context.Background(), dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "understudy-replication-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		err = build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	// Most of a run is waiting for delegates to boot and halt.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// build builds the delegate's program. It is started through a script, since test folders may lie on a file system without
+// direct I/O.
+func build(dir string) error {
+	program := filepath.Join(dir, "abd")
+	command := exec.Command("go", "build", "-o", program, "github.com/understudy-dr/understudy/cmd/abd")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build cmd/abd: %w\n%s", err, out)
+	}
+	abd = filepath.Join(dir, "abd.sh")
+	return os.WriteFile(abd, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' --buffered \"$@\"\n", program), 0o700)
+}
+
+// world is two simulated pools and an orchestrator.
+type world struct {
+	*testing.T
+	dir        string // of the orchestrator's state
+	simA, simB *xapisim.Pool
+	a, b       *delegate.Pool
+	store      *state.Store
+	engine     *replication.Engine
+	vm         xapisim.Added
+	request    replication.Request
+}
+
+// plan of a world. Zero members take what stands beside them.
+type layout struct {
+	sizes    []int64 // of the source's disks; one of 16 MiB
+	target   string  // type of the target SR; "nfs"
+	garbage  bool    // new volumes of it are full of noise
+	capacity int64   // of it
+	onePool  bool    // source and target are one pool, whose hosts see both SRs
+}
+
+func newWorld(t *testing.T, l layout) *world {
+	t.Helper()
+	t.Parallel()
+	if l.sizes == nil {
+		l.sizes = []int64{16 * mib}
+	}
+	if l.target == "" {
+		l.target = "nfs"
+	}
+	w := &world{T: t, dir: t.TempDir()}
+	target := xapisim.SRConfig{Name: "target", Type: l.target, Shared: true, Garbage: l.garbage, Capacity: l.capacity}
+	source := xapisim.SRConfig{Name: "source", Type: "nfs", Shared: true}
+	images := xapisim.SRConfig{Name: "images", Type: "nfs", Shared: true}
+	if l.onePool {
+		w.simA = w.newSim("a", source, target, images)
+		w.simB = w.simA
+	} else {
+		w.simA, w.simB = w.newSim("a", source, images), w.newSim("b", target, images)
+	}
+	disks := make([]xapisim.DiskConfig, len(l.sizes))
+	for i, size := range l.sizes {
+		disks[i] = xapisim.DiskConfig{Size: size, SR: "source"}
+	}
+	var err error
+	if w.vm, err = w.simA.AddVM(xapisim.VMConfig{Name: "web", Firmware: "uefi", VCPUs: 2, Disks: disks, OtherConfig: map[string]string{"auto_poweron": "true"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i, vdi := range w.vm.VDIs {
+		w.fill(vdi, l.sizes[i]/2, uint64(i+1))
+	}
+	w.open()
+	w.connect()
+	w.request = replication.Request{
+		Source: w.a, Target: w.b, VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true,
+	}
+	return w
+}
+
+func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
+	w.Helper()
+	sim, err := xapisim.New(xapisim.Config{
+		Name: name, Dir: w.TempDir(), Hosts: 2, SRs: srs, World: worlds.NewProcess(abd, w.TempDir()),
+		Networks: []string{"Pool-wide network 0", "isolated"}, EventDelay: -1, AuthDelay: time.Millisecond,
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(sim.Close)
+	if _, err := sim.AddDelegateTemplate("images", "1.0"); err != nil {
+		w.Fatal(err)
+	}
+	return sim
+}
+
+// open opens the state directory.
+func (w *world) open() {
+	w.Helper()
+	store, err := openStore(context.Background(), w.dir)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.store = store
+	w.Cleanup(func() { _ = store.Close() }) // a test may have closed it
+	w.engine = &replication.Engine{Store: store, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), SpawnTimeout: 20 * time.Second}
+}
+
+func openStore(ctx context.Context, dir string) (*state.Store, error) {
+	secrets, err := state.LoadOrCreateSecrets(filepath.Join(dir, "state"), filepath.Join(dir, "key"), func(string) string { return "" })
+	if err != nil {
+		return nil, err
+	}
+	return state.Open(ctx, filepath.Join(dir, "state"), secrets)
+}
+
+// connect connects to the pools, and adds them to the state the first time.
+func (w *world) connect() {
+	w.Helper()
+	w.a = w.dial("a", w.simA)
+	w.b = w.a
+	if w.simB != w.simA {
+		w.b = w.dial("b", w.simB)
+	}
+	w.request.Source, w.request.Target = w.a, w.b
+}
+
+func (w *world) dial(name string, sim *xapisim.Pool) *delegate.Pool {
+	w.Helper()
+	client, err := xapi.Dial(w.Context(), poolConfig(sim.Addresses(), sim.Fingerprints()))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() {
+		if err := client.Close(context.WithoutCancel(w.Context())); err != nil {
+			w.Error(err)
+		}
+	})
+	var refs []xapi.Ref
+	var uuid string
+	w.must(client.Call(w.Context(), "pool.get_all", &refs))
+	w.must(client.Call(w.Context(), "pool.get_uuid", &uuid, refs[0]))
+	network := fmt.Sprintf("127.%d.%d.", 100+rand.N(100), rand.N(250))
+	err = w.store.AddPool(w.Context(), state.Pool{
+		UUID: uuid, Name: name, Addresses: sim.Addresses(), Fingerprints: sim.Fingerprints(), Username: "root", Password: "xenroot",
+		DelegateAddresses: network + "10-" + network + "19/8",
+	})
+	if err != nil && !errors.Is(err, state.ErrExists) {
+		w.Fatal(err)
+	}
+	return &delegate.Pool{Name: name, API: client, Store: w.store}
+}
+
+func poolConfig(addresses, fingerprints []string) xapi.Config {
+	return xapi.Config{Addresses: addresses, Username: "root", Password: "xenroot", Fingerprints: fingerprints, Originator: "test"}
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// fill writes noise to the first bytes of a disk of the source.
+func (w *world) fill(vdi string, length int64, seed uint64) {
+	w.Helper()
+	noise := make([]byte, length)
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(noise)
+	w.write(w.simA.VDIPath(vdi), 0, noise)
+}
+
+func (w *world) write(path string, offset int64, content []byte) {
+	w.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	w.must(err)
+	defer f.Close()
+	_, err = f.WriteAt(content, offset)
+	w.must(err)
+}
+
+// replicate runs the request, which must succeed.
+func (w *world) replicate() report.Run {
+	w.Helper()
+	run, err := w.engine.Replicate(w.Context(), w.request)
+	if err != nil {
+		w.Fatalf("replicate: %v\nevents: %v", err, run.Events)
+	}
+	if run.State != report.StateCommitted {
+		w.Fatalf("the run is %s", run.State)
+	}
+	return run
+}
+
+// record is the replica in the state database.
+func (w *world) record() state.Replica {
+	w.Helper()
+	records, err := w.store.Replicas(w.Context())
+	w.must(err)
+	if len(records) != 1 {
+		w.Fatalf("%d replicas, want one", len(records))
+	}
+	return records[0]
+}
+
+// replicaPath is the file behind a disk of the replica.
+func (w *world) replicaPath(disk int) string {
+	w.Helper()
+	return w.simB.VDIPath(w.record().Disks[disk].TargetVDI)
+}
+
+// equal compares the replica with the source, byte for byte over the logical size.
+func (w *world) equal() {
+	w.Helper()
+	record := w.record()
+	if len(record.Disks) != len(w.vm.VDIs) {
+		w.Fatalf("%d disks, want %d", len(record.Disks), len(w.vm.VDIs))
+	}
+	for i, d := range record.Disks {
+		want, err := os.ReadFile(w.simA.VDIPath(w.vm.VDIs[i]))
+		w.must(err)
+		got, err := os.ReadFile(w.replicaPath(i))
+		w.must(err)
+		if int64(len(want)) != d.LogicalSize {
+			w.Errorf("disk %d: source %d bytes, logical size %d", i, len(want), d.LogicalSize)
+		}
+		if !bytes.Equal(want, got[:len(want)]) {
+			w.Errorf("disk %d differs", i)
+		}
+	}
+}
+
+// tidy checks that nothing temporary is left in either pool: no delegate, clone or snapshot of ours, and that the number of
+// restore points is points.
+func (w *world) tidy(points int) {
+	w.Helper()
+	found := 0
+	for _, p := range []*delegate.Pool{w.a, w.b} {
+		vms, err := xapi.AllRecords[xapi.VM](w.Context(), p.API, "VM")
+		w.must(err)
+		for _, vm := range vms {
+			switch marker, _, _ := replica.Read(w.store.Installation().UUID, vm.UUID, vm.OtherConfig); marker.Kind {
+			case "", replica.KindReplica, replica.KindDelegateTemplate:
+				if vm.IsASnapshot {
+					w.Errorf("pool %s: snapshot %s is left", p.Name, vm.NameLabel)
+				}
+			case replica.KindRestorePoint:
+				found++
+			default:
+				w.Errorf("pool %s: VM %s (%s) is left", p.Name, vm.NameLabel, marker.Kind)
+			}
+		}
+		vdis, err := xapi.AllRecords[xapi.VDI](w.Context(), p.API, "VDI")
+		w.must(err)
+		for _, vdi := range vdis {
+			switch marker, _, _ := replica.Read(w.store.Installation().UUID, vdi.UUID, vdi.OtherConfig); marker.Kind {
+			case "", replica.KindReplicaDisk, replica.KindRestorePointDisk:
+			default:
+				w.Errorf("pool %s: VDI %s (%s) is left", p.Name, vdi.NameLabel, marker.Kind)
+			}
+			if len(vdi.VBDs) == 0 {
+				w.Errorf("pool %s: VDI %s belongs to nobody", p.Name, vdi.NameLabel)
+			}
+		}
+		if p == w.b && w.a == w.b {
+			break
+		}
+	}
+	if found != points {
+		w.Errorf("%d restore points, want %d", found, points)
+	}
+	pending, err := w.store.PendingRuns(w.Context())
+	w.must(err)
+	if len(pending) != 0 {
+		w.Errorf("%d runs are pending", len(pending))
+	}
+}
+
+// replicaVM reads the replica VM.
+func (w *world) replicaVM() (xapi.Ref, xapi.VM) {
+	w.Helper()
+	ref, err := xapi.GetByUUID(w.Context(), w.b.API, "VM", w.record().TargetVM)
+	w.must(err)
+	vm, err := xapi.GetRecord[xapi.VM](w.Context(), w.b.API, "VM", ref)
+	w.must(err)
+	return ref, vm
+}
+
+// hash is a digest of the source's disks.
+func (w *world) hash() (sum [32]byte) {
+	w.Helper()
+	h := sha256.New()
+	for _, vdi := range w.vm.VDIs {
+		content, err := os.ReadFile(w.simA.VDIPath(vdi))
+		w.must(err)
+		h.Write(content)
+	}
+	return [32]byte(h.Sum(nil))
+}
