@@ -45,6 +45,7 @@ type sendSession struct {
 
 	places   chan struct{} // one for each extent between compare and deliver
 	compared atomic.Uint32 // every extent below was compared, and put into todo when it differs
+	told     atomic.Uint32 // the sink was told of every extent below
 	baseline baselineQueue
 	ended    chan struct{} // closed when result is final and END is sent
 	over     chan struct{} // closed when RESULT came and is right
@@ -316,6 +317,7 @@ func (s *sendSession) offer(ctx context.Context) error {
 			return nil
 		}
 		passed = n
+		s.told.Store(n)
 		return s.Conn.WriteFrame(ctx, typePassed, appendNumber(nil, n))
 	}
 	behind := false // PASSED is due as soon as todo is empty
@@ -345,6 +347,7 @@ func (s *sendSession) offer(ctx context.Context) error {
 			s.mu.Lock()
 			s.offered[p.number] = p
 			s.mu.Unlock()
+			s.told.Store(p.number + 1)
 			if err := s.Conn.WriteFrame(ctx, typeOffer, m.append(nil)); err != nil {
 				return err
 			}
@@ -465,8 +468,8 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if n > s.compared.Load() {
-			return false, malformed("ACK", "extent %d was not offered yet", n)
+		if n > s.told.Load() {
+			return false, malformed("ACK", "it covers extent %d, of which the sink was not told yet", n-1)
 		}
 		s.records.advance(n)
 		return false, nil

@@ -83,6 +83,7 @@ func run(ctx context.Context, dir string, size int64, runs int) (err error) {
 
 // measureAll runs every case. Between cases both disks are equal again.
 func (b *bench) measureAll(ctx context.Context) ([]row, error) {
+	fmt.Println("measuring: plain reads")
 	source, err := b.plainRead(ctx, b.source)
 	if err != nil {
 		return nil, err
@@ -104,6 +105,7 @@ func (b *bench) measureAll(ctx context.Context) ([]row, error) {
 		{name: "1 % changed, untrusted", change: b.change, base: both.Wall},
 		{name: "full copy", change: b.clear, base: both.Wall},
 	} {
+		fmt.Println("measuring:", c.name)
 		m, err := b.median(ctx, func() (measured, error) { return b.understudy(ctx, c.trust, c.change) })
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
@@ -114,6 +116,7 @@ func (b *bench) measureAll(ctx context.Context) ([]row, error) {
 		name   string
 		change func() error
 	}{{"rsync, 1 % changed", b.change}, {"rsync, full copy", b.clear}} {
+		fmt.Println("measuring:", c.name)
 		m, err := b.rsync(ctx, c.change)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
