@@ -258,8 +258,8 @@ func TestLyingManifest(t *testing.T) {
 	}
 }
 
-// TestHungPeer: when the peer's machine stops in the middle, both ends give up
-// after the connection's time-out.
+// TestHungPeer: when the peer's machine stops in the middle, both ends end after
+// the connection's time-out.
 func TestHungPeer(t *testing.T) {
 	a, b, line := loopbackThrough(t, netproto.Options{Heartbeat: 100 * time.Millisecond, Timeout: 500 * time.Millisecond})
 	size := int64(1 << 40)
@@ -273,7 +273,8 @@ func TestHungPeer(t *testing.T) {
 	line.freeze()
 	start := time.Now()
 	both.Wait()
-	if !errors.Is(o.sendErr, netproto.ErrPeerSilent) || !errors.Is(o.recvErr, netproto.ErrPeerSilent) {
+	// The end that gives up second may see the first one's socket close.
+	if !errors.Is(o.err(), netproto.ErrPeerSilent) || o.sendErr == nil || o.recvErr == nil {
 		t.Errorf("sender: %v, receiver: %v; want ErrPeerSilent", o.sendErr, o.recvErr)
 	}
 	if took := time.Since(start); took > 5*time.Second {

@@ -53,30 +53,18 @@ func (b *bench) prepare(ctx context.Context) error {
 }
 
 // plainRead reads disks at the same time, in order, at the engine's queue depth,
-// and does nothing with them.
-func (b *bench) plainRead(ctx context.Context, paths ...string) (measured, error) {
-	return b.median(ctx, func() (m measured, err error) {
-		var before, after syscall.Rusage
-		if err := errors.Join(dropCaches(), syscall.Getrusage(syscall.RUSAGE_SELF, &before)); err != nil {
-			return m, err
-		}
-		start := time.Now()
-		group, ctx := errgroup.WithContext(ctx)
-		for _, path := range paths {
-			group.Go(func() error { return readAll(ctx, path) })
-		}
-		err = group.Wait()
-		m.Wall = time.Since(start).Seconds()
-		m.ReadBytes = b.size * int64(len(paths))
-		err = errors.Join(err, syscall.Getrusage(syscall.RUSAGE_SELF, &after))
-		m.CPU = seconds(after) - seconds(before)
-		m.PeakRSS = after.Maxrss << 10
-		return m, err
-	})
-}
-
-func seconds(r syscall.Rusage) float64 {
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds()
+// does nothing with them, and returns the seconds it took.
+func (b *bench) plainRead(ctx context.Context, paths ...string) (float64, error) {
+	if err := dropCaches(); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, path := range paths {
+		group.Go(func() error { return readAll(ctx, path) })
+	}
+	err := group.Wait()
+	return time.Since(start).Seconds(), err
 }
 
 func readAll(ctx context.Context, path string) error {
