@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 )
@@ -79,7 +77,7 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 	buffers, depth, _ := t.buffers(workers)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newGroup(ctx)
 	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{
 		QueueDepth: depth, Pool: blockio.NewPool(buffers), End: g.Size,
 	})
@@ -188,7 +186,7 @@ func Scan(ctx context.Context, spec ScanSpec) (manifest.Digest, error) {
 	p.size.Store(spec.Size)
 	root := spec.Key.NewRoot(g)
 	rec := newRecorder(spec.Known, spec.Records)
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newGroup(ctx)
 	group.Go(func() error { return rec.run(ctx) })
 	group.Go(func() error {
 		defer rec.finish()

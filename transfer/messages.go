@@ -30,6 +30,10 @@ const (
 	scanWindow = 256
 	// maxOffers is how many offers may wait for their WANT.
 	maxOffers = 256
+	// runAhead is how many extents beyond ACK the sender may tell of: it
+	// bounds what both ends hold of extents that are not durable, and so
+	// lies below maxRecords.
+	runAhead = 1536
 	// baselineBatch is how many digests one BASELINE holds at most.
 	baselineBatch = 32
 	// gatherBlocks is how many blocks one DATA holds at most (1 MiB).

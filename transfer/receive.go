@@ -7,8 +7,6 @@ import (
 	"io"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
 )
@@ -34,13 +32,13 @@ type receiver struct {
 	data   chan netproto.Frame
 	kick   chan struct{} // acknowledge should look again
 	passOn chan struct{} // the scan should look again
-	popped chan struct{} // resolve should look again
 	told   chan struct{} // closed when RESULT is sent
 
 	mu      sync.Mutex
 	scanned map[uint32]*extent // scanned and not reached; data released
 	reached uint32             // every extent below is in queue or settled
 	passed  uint32             // what PASSED said last
+	acked   uint32             // what ACK said last
 	queue   []*item            // extents in order, from the watermark on
 	open    map[uint32]*item   // offered, not settled
 	waiting map[shortDigest][]place
@@ -74,8 +72,6 @@ const (
 	// a cut costs at most flushBytes.
 	flushBytes = 64 << 20
 	ackExtents = 1024
-	// maxQueue bounds the extents behind one that is not settled.
-	maxQueue = 2 * maxOffers
 )
 
 // writers is how many goroutines check and write in parallel, each with 1 MiB.
@@ -120,7 +116,7 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records),
 		seen: newIndex(spec.Memory), list: newResultDigest(),
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
-		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), popped: make(chan struct{}, 1), told: make(chan struct{}),
+		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
 		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest][]place),
 	}
 	r.result.Trusted = spec.Trusted
@@ -136,7 +132,7 @@ func (r *receiver) run(ctx context.Context) error {
 	if err := r.opened(ctx); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newGroup(ctx)
 	group.Go(func() error {
 		defer close(r.offers)
 		defer close(r.data)
@@ -299,6 +295,12 @@ func (r *receiver) reach(ctx context.Context, n uint32) error {
 	if n < r.reached {
 		return malformed("OFFER or PASSED", "extent %d, when %d was reached", n, r.reached)
 	}
+	r.mu.Lock()
+	acked := r.acked
+	r.mu.Unlock()
+	if n-acked > runAhead {
+		return malformed("OFFER or PASSED", "extent %d is more than %d beyond the ACK of %d", n, runAhead, acked)
+	}
 	for number := r.reached; number < n; number++ {
 		it := &item{number: number, settled: true}
 		r.mu.Lock()
@@ -347,7 +349,6 @@ func (r *receiver) pop() {
 		n++
 	}
 	r.queue = r.queue[n:]
-	signal(r.popped)
 	signal(r.kick)
 }
 

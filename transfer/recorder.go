@@ -9,7 +9,8 @@ import (
 )
 
 // maxRecords bounds the records that wait to become durable or to be taken
-// (2 KiB each).
+// (2 KiB each). At most runAhead of them are not durable, so that whoever waits
+// for room waits for the RecordFunc, never for the conversation.
 const maxRecords = 2048
 
 // recorder holds the digests of extents that differ from the known manifest
@@ -54,16 +55,6 @@ func (r *recorder) add(ctx context.Context, number uint32, digest manifest.Diges
 	}
 	r.waiting = append(r.waiting, manifest.Record{Extent: number, Blocks: blocks})
 	return nil
-}
-
-// full tells whether add would wait.
-func (r *recorder) full() bool {
-	if r == nil {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.waiting) >= maxRecords
 }
 
 // wait releases r.mu until something changes.

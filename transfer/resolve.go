@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 )
@@ -39,9 +37,6 @@ func (r *receiver) resolve(ctx context.Context) error {
 		v.hashers[i] = r.Key.NewHasher()
 	}
 	for it := range r.offers {
-		if err := r.room(ctx); err != nil {
-			return err
-		}
 		wanted, err := v.answer(ctx, it)
 		if err != nil {
 			return err
@@ -55,23 +50,6 @@ func (r *receiver) resolve(ctx context.Context) error {
 		}
 	}
 	return context.Cause(ctx)
-}
-
-// room waits while too much stands behind an extent that is not settled.
-func (r *receiver) room(ctx context.Context) error {
-	for {
-		r.mu.Lock()
-		ok := len(r.open) < maxQueue
-		r.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-r.popped:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // answer settles what needs no data and returns the blocks that do.
@@ -190,7 +168,7 @@ func (r *receiver) soil(n int) {
 // copy reads each candidate, checks it and writes it where it is wanted. A
 // candidate that holds something else by now is no error: the block is asked for.
 func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied uint64, err error) {
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := newGroup(ctx)
 	var mu sync.Mutex
 	next := 0
 	for w := range min(copiers, len(candidates)) {

@@ -1,12 +1,11 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
@@ -19,6 +18,9 @@ import (
 func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 	g := manifest.Geometry{Size: spec.Size}
 	if err := checkSend(g, spec); err != nil {
+		for _, s := range spec.Sinks {
+			closeWith(s.Conn, err)
+		}
 		return SendResult{}, err
 	}
 	p := orNew(spec.Progress)
@@ -120,22 +122,27 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 	var received ReceiveResult
 	progress := orNew(spec.Progress)
 	half := spec.Tuning
-	half.Memory = max(MinMemory, half.Memory/2)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		sent, err = Send(ctx, SendSpec{
+	half.Memory = max(MinMemory, cmp.Or(half.Memory, DefaultMemory)/2)
+	var sendErr, receiveErr error
+	group, ctx := newGroup(ctx)
+	group.Go(func() error {
+		sent, sendErr = Send(ctx, SendSpec{
 			Source: spec.Source, Size: spec.Size, Key: spec.Key, Known: spec.Known, Tuning: half, Progress: progress,
 			Sinks: []SinkSpec{{Conn: near, Task: "copy", Trusted: spec.Trusted, Records: spec.Records, Progress: progress}},
 		})
-		return err
+		return sendErr
 	})
-	group.Go(func() (err error) {
-		received, err = Receive(ctx, ReceiveSpec{
+	group.Go(func() error {
+		received, receiveErr = Receive(ctx, ReceiveSpec{
 			Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Trusted: spec.Trusted != nil, Tuning: half,
 		})
-		return err
+		return receiveErr
 	})
 	if err := group.Wait(); err != nil {
+		// What one end only heard from the other is not the cause.
+		if remote := (*netproto.RemoteError)(nil); errors.As(err, &remote) && receiveErr != nil && !errors.As(receiveErr, &remote) {
+			err = receiveErr
+		}
 		return sent, err
 	}
 	if !received.Trusted && received.Root != sent.Root {

@@ -157,7 +157,7 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 			r.mu.Unlock()
 			continue
 		}
-		r.dirty = 0
+		r.dirty, r.acked = 0, watermark
 		r.mu.Unlock()
 		if dirty > 0 || over {
 			start := time.Now()

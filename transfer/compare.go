@@ -1,0 +1,115 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/understudy-dr/understudy/manifest"
+)
+
+// compare decides for each extent whether the sink holds it. It closes todo only
+// when it has seen the whole source.
+func (s *sendSession) compare(ctx context.Context) error {
+	m := open{mode: modeScan, size: s.geometry.Size, key: s.key.ID(), task: s.Task}
+	if s.Trusted != nil {
+		m.mode = modeTrusted
+	}
+	if err := s.Conn.WriteFrame(ctx, typeOpen, m.append(nil)); err != nil {
+		return err
+	}
+	count := uint32(0)
+	for {
+		var e *extent
+		var more bool
+		select {
+		case e, more = <-s.in:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if !more {
+			break
+		}
+		if err := s.compareOne(ctx, e); err != nil {
+			return err
+		}
+		count = e.number + 1
+		s.compared.Store(count)
+		if count%s.batch() == 0 {
+			signal(s.nudge)
+		}
+	}
+	if count != s.geometry.Extents() {
+		return errors.New("the source ended early") // the reader's error is the cause
+	}
+	close(s.todo)
+	return nil
+}
+
+// batch is how often PASSED is sent, in extents: as often as the sink's scan
+// needs it, or as seldom as a trusted run allows.
+func (s *sendSession) batch() uint32 {
+	if s.Trusted != nil {
+		return ackExtents
+	}
+	return baselineBatch
+}
+
+// await holds the comparison back while it is runAhead extents beyond ACK.
+func (s *sendSession) await(ctx context.Context, number uint32) error {
+	for number-s.acked.Load() >= runAhead {
+		signal(s.nudge) // PASSED lets the sink acknowledge
+		select {
+		case <-s.ackCame:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// compareOne owns one hold on e.
+func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
+	err := s.await(ctx, e.number)
+	var digest manifest.Digest
+	if err == nil {
+		digest, err = s.sinkDigest(ctx, e.number)
+	}
+	if err == nil {
+		err = s.records.add(ctx, e.number, e.digest, e.blocks)
+	}
+	if err != nil {
+		e.release()
+		return err
+	}
+	if digest == e.digest {
+		e.release()
+		if s.Trusted != nil { // else the sink indexes what it scans
+			s.seen.putExtent(e, ^uint64(0))
+		}
+		_, length := s.geometry.ExtentRange(e.number)
+		s.progress.same.Add(int64(length))
+		s.progress.processed.Add(int64(length))
+		return nil
+	}
+	p := &pending{extent: e, holds: true}
+	if err := s.admit(ctx, p); err != nil {
+		e.release()
+		return err
+	}
+	if s.Trusted != nil {
+		s.Trusted.Prefetch(e.number)
+	}
+	s.todo <- p // never waits: there are as many places as it has room for
+	return nil
+}
+
+// sinkDigest is what the sink holds, waiting for its scan when there is one.
+func (s *sendSession) sinkDigest(ctx context.Context, number uint32) (manifest.Digest, error) {
+	if s.Trusted != nil {
+		return s.Trusted.Extents()[number], nil
+	}
+	if d, ok := s.baseline.poll(); ok {
+		return d, nil
+	}
+	return s.baseline.next(ctx)
+}
