@@ -123,7 +123,7 @@ func (d *dispatcher) handOn(ctx context.Context, conn *tls.Conn) error {
 	case state.NegotiatedProtocol == control.ALPN && peer == d.runner.configuration.orchestrator:
 		return d.control.push(opaqueConn{conn})
 	case state.NegotiatedProtocol == netproto.ALPN && d.runner.tasks.Allows(peer):
-		data, err := netproto.Server(ctx, conn, netproto.Options{Software: "abd " + d.runner.options.Version, Window: d.runner.tasks.Window()})
+		data, err := netproto.Server(ctx, conn, netproto.Options{Software: "abd " + d.runner.options.Version, Window: d.runner.tasks.Window(peer)})
 		if err != nil {
 			return err
 		}

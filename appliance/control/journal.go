@@ -26,7 +26,8 @@ type JournalPage struct {
 }
 
 // Journal waits for records after a sequence number, at most for wait, and returns at most maxBytes of them (0: MaxJournal; one
-// record at least). It frees those up to 'sequence' in the delegate.
+// record at least). A page without records may come sooner, when the watermark has moved by 1024 extents. It frees the records up
+// to 'sequence' in the delegate.
 func (c *Client) Journal(ctx context.Context, id string, sink int, sequence int64, wait time.Duration, maxBytes int) (JournalPage, error) {
 	if maxBytes <= 0 || maxBytes > MaxJournal {
 		maxBytes = MaxJournal
@@ -47,9 +48,11 @@ func (c *Client) Journal(ctx context.Context, id string, sink int, sequence int6
 }
 
 func decodePage(header http.Header, body []byte) (p JournalPage, err error) {
-	if p.Sequence, err = strconv.ParseInt(header.Get(HeaderSequence), 10, 64); err != nil {
+	sequence, err := strconv.ParseUint(header.Get(HeaderSequence), 10, 63)
+	if err != nil {
 		return p, fmt.Errorf("header %s: %w", HeaderSequence, err)
 	}
+	p.Sequence = int64(sequence)
 	watermark, err := strconv.ParseUint(header.Get(HeaderWatermark), 10, 32)
 	if err != nil {
 		return p, fmt.Errorf("header %s: %w", HeaderWatermark, err)
@@ -58,8 +61,13 @@ func decodePage(header http.Header, body []byte) (p JournalPage, err error) {
 	if p.End, err = strconv.ParseBool(header.Get(HeaderEnd)); err != nil {
 		return p, fmt.Errorf("header %s: %w", HeaderEnd, err)
 	}
-	p.Records, err = DecodeRecords(body)
-	return p, err
+	if p.Records, err = DecodeRecords(body); err != nil {
+		return p, err
+	}
+	if int64(len(p.Records)) > p.Sequence {
+		return p, fmt.Errorf("header %s: %d records end with number %d", HeaderSequence, len(p.Records), p.Sequence)
+	}
+	return p, nil
 }
 
 // DecodeRecords reads the manifest records of a body.

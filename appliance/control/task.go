@@ -55,7 +55,8 @@ type Sink struct {
 // Tuning bounds one task; zero values are the delegate's choice.
 type Tuning struct {
 	// Parallel is how many transfers the orchestrator means to run at once in this delegate, 1 to 4 (default). Each gets its part of
-	// the buffers, and with it the depth of its queue; those that do not fit wait for their turn.
+	// the buffers, and with it the depth of its queue, and of the windows; while so many run, others wait for their turn. Extent
+	// digests of very large disks lessen the buffers, and may let fewer run.
 	Parallel    int                  `json:"parallel,omitempty"`
 	QueueDepth  int                  `json:"queue_depth,omitempty"` // reads in flight, at most 64
 	Compression transfer.Compression `json:"compression,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/appliance/devices"
 	"github.com/understudy-dr/understudy/blockio"
 )
@@ -145,6 +146,65 @@ func TestList(t *testing.T) {
 	}
 	if list = r.List(); len(list) != 2 || !list[0].Detached || list[0].SizeBytes != 8192 {
 		t.Errorf("disks are %+v", list)
+	}
+}
+
+// A disk that hangs when it is opened holds up the List that opens it and nothing else.
+func TestHangingDisk(t *testing.T) {
+	r := devices.NewRegistry(true)
+	hanging, good := image(t, 8192), image(t, 12288)
+	opening, goOn := make(chan struct{}), make(chan struct{})
+	r.SetOpen(func(path string, o blockio.Options) (blockio.Device, error) {
+		if path == hanging {
+			close(opening)
+			<-goOn
+		}
+		return blockio.Open(path, o)
+	})
+	r.Plug(4, hanging, false)
+	first := make(chan []control.Device)
+	go func() { first <- r.List() }()
+	<-opening
+	r.Plug(5, good, false)
+	list := r.List()
+	if len(list) != 2 || list[0].Problem == "" || list[0].SizeBytes != 0 || list[1].SizeBytes != 12288 {
+		t.Errorf("disks are %+v, want a problem with disk 4 alone", list)
+	}
+	if _, err := r.Acquire("task", func(error) {}, 5, 4); !errors.Is(err, devices.ErrInUse) {
+		t.Errorf("acquire: %v, want ErrInUse", err)
+	}
+	if err := r.Detach(4); !errors.Is(err, devices.ErrInUse) {
+		t.Errorf("detach: %v, want ErrInUse", err)
+	}
+	if err := acquire(t, r, 5)[0].Release(); err != nil {
+		t.Error(err)
+	}
+	r.Unplug(5)
+	close(goOn)
+	if list := <-first; len(list) != 1 || list[0].SizeBytes != 8192 || list[0].Problem != "" {
+		t.Errorf("disks are %+v, want disk 4 with its size", list)
+	}
+	if err := r.Detach(4); err != nil {
+		t.Error(err)
+	}
+}
+
+// A disk that is replaced while it is measured does not give its size to the new one.
+func TestReplacedWhileMeasured(t *testing.T) {
+	r := devices.NewRegistry(true)
+	old, replacement := image(t, 8192), image(t, 12288)
+	r.SetOpen(func(path string, o blockio.Options) (blockio.Device, error) {
+		if path == old {
+			r.Plug(4, replacement, false)
+		}
+		return blockio.Open(path, o)
+	})
+	r.Plug(4, old, false)
+	if list := r.List(); len(list) != 0 {
+		t.Errorf("disks are %+v, want none", list)
+	}
+	if list := r.List(); len(list) != 1 || list[0].SizeBytes != 12288 {
+		t.Errorf("disks are %+v, want the new one", list)
 	}
 }
 

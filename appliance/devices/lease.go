@@ -46,7 +46,7 @@ func (l *Lease) OpenTarget() (blockio.Device, error) {
 
 func (l *Lease) open(o blockio.Options) error {
 	o.Buffered = l.registry.buffered
-	device, err := blockio.Open(l.disk.path, o)
+	device, err := l.registry.open(l.disk.path, o)
 	if errors.Is(err, blockio.ErrDirectUnsupported) {
 		return fmt.Errorf("disk %d: %w; a test may start the delegate with --buffered", l.number, err)
 	}

@@ -28,16 +28,19 @@ var (
 type Registry struct {
 	// Buffered opens disks through the page cache, for test directories on file systems without direct I/O.
 	buffered bool
+	open     func(path string, o blockio.Options) (blockio.Device, error)
 
+	// Never held while a disk is opened, flushed or closed: a disk that does not answer must not hold up the others.
 	mu    sync.Mutex
 	disks map[int]*disk
 }
 
 type disk struct {
-	path     string
-	readOnly bool
-	detached bool
-	user     *Lease // nil: free
+	path      string
+	readOnly  bool
+	detached  bool
+	user      *Lease // nil: free
+	measuring bool   // being opened to learn its size
 	// Size and sector size as last seen; zero until then.
 	size       int64
 	sectorSize int
@@ -45,7 +48,7 @@ type disk struct {
 
 // NewRegistry returns a Registry without disks.
 func NewRegistry(buffered bool) *Registry {
-	return &Registry{buffered: buffered, disks: make(map[int]*disk)}
+	return &Registry{buffered: buffered, open: blockio.Open, disks: make(map[int]*disk)}
 }
 
 // Plug makes a disk known. It replaces one of the same number.
@@ -81,40 +84,74 @@ func (r *Registry) Detach(number int) error {
 		return notPlugged(number)
 	case d.user != nil:
 		return fmt.Errorf("disk %d: %w by task %s: cancel the task or wait for its end", number, ErrInUse, d.user.task)
+	case d.measuring:
+		return beingMeasured(number)
 	}
 	d.detached = true
 	return nil
 }
 
-// List describes all disks by number. A disk whose size is not known yet is opened for a moment.
+// List describes all disks by number. A disk whose size is not known yet is opened for a moment; one that another List is opening
+// has a problem that says so.
 func (r *Registry) List() []control.Device {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	list := make([]control.Device, 0, len(r.disks))
-	for _, number := range slices.Sorted(maps.Keys(r.disks)) {
-		d := r.disks[number]
-		entry := control.Device{Number: number, Path: d.path, ReadOnly: d.readOnly, InUse: d.user != nil, Detached: d.detached}
-		if err := r.measure(d); err != nil {
-			entry.Problem = err.Error()
+	numbers := slices.Sorted(maps.Keys(r.disks))
+	r.mu.Unlock()
+	list := make([]control.Device, 0, len(numbers))
+	for _, number := range numbers {
+		if entry, ok := r.describe(number); ok {
+			list = append(list, entry)
 		}
-		entry.SizeBytes, entry.SectorSize = d.size, d.sectorSize
-		list = append(list, entry)
 	}
 	return list
 }
 
-// measure opens a disk to learn its size, unless someone uses it or it must stay closed. The registry is locked meanwhile, so
-// that nothing else can open or detach it.
+// describe measures a disk, if need be, and tells what is known of it; ok is false when it is gone.
+func (r *Registry) describe(number int) (entry control.Device, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.disks[number]
+	if d == nil {
+		return entry, false
+	}
+	var problem error
+	switch {
+	case d.size != 0 || d.user != nil || d.detached:
+	case d.measuring:
+		problem = beingMeasured(number)
+	default:
+		problem = r.measure(d)
+	}
+	if r.disks[number] != d {
+		return entry, false // unplugged meanwhile
+	}
+	entry = control.Device{
+		Number: number, Path: d.path, ReadOnly: d.readOnly, SizeBytes: d.size, SectorSize: d.sectorSize,
+		InUse: d.user != nil, Detached: d.detached,
+	}
+	if problem != nil {
+		entry.Problem = problem.Error()
+	}
+	return entry, true
+}
+
+// measure opens a disk to learn its size. r.mu is held, but not meanwhile: then the disk is marked, so that nothing else opens or
+// detaches it.
 func (r *Registry) measure(d *disk) error {
-	if d.size != 0 || d.user != nil || d.detached {
-		return nil
-	}
-	device, err := blockio.Open(d.path, blockio.Options{ReadOnly: true, Buffered: r.buffered})
+	d.measuring = true
+	r.mu.Unlock()
+	size, sectorSize, err := r.sizes(d.path)
+	r.mu.Lock()
+	d.measuring, d.size, d.sectorSize = false, size, sectorSize
+	return err
+}
+
+func (r *Registry) sizes(path string) (size int64, sectorSize int, err error) {
+	device, err := r.open(path, blockio.Options{ReadOnly: true, Buffered: r.buffered})
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	d.size, d.sectorSize = device.Size(), device.SectorSize()
-	return device.Close()
+	return device.Size(), device.SectorSize(), device.Close()
 }
 
 // Acquire reserves disks for a task, all of them or none, and returns one lease for each. cancel ends the task; it is called when
@@ -131,6 +168,8 @@ func (r *Registry) Acquire(task string, cancel context.CancelCauseFunc, numbers 
 			return nil, fmt.Errorf("disk %d: %w: unplug it and plug it again", number, ErrDetached)
 		case d.user != nil:
 			return nil, fmt.Errorf("disk %d: %w by task %s", number, ErrInUse, d.user.task)
+		case d.measuring:
+			return nil, beingMeasured(number)
 		}
 	}
 	leases := make([]*Lease, len(numbers))
@@ -144,4 +183,8 @@ func (r *Registry) Acquire(task string, cancel context.CancelCauseFunc, numbers 
 
 func notPlugged(number int) error {
 	return fmt.Errorf("disk %d: %w: plug it first", number, ErrNotPlugged)
+}
+
+func beingMeasured(number int) error {
+	return fmt.Errorf("disk %d: %w: it is being opened to learn its size; ask again, and if this lasts the disk does not answer: unplug it", number, ErrInUse)
 }

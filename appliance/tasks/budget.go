@@ -27,25 +27,48 @@ type budget struct {
 	tables  int64 // reserved for extent digests
 	buffers int64 // given to running transfers
 	running int
-	queue   []turn
+	queue   []*turn
 }
 
-// turn is one who waits for a slot with so many bytes of buffers.
+// claim is what a transfer asks for.
+type claim struct {
+	parallel int   // how many are meant to run at once, itself among them
+	least    int64 // bytes of buffers that it cannot work without, at most mostLeast
+}
+
+// mostLeast is the largest claim.least: both ends of a copy are here.
+const mostLeast = 2 * transfer.MinMemory
+
+// claimOf returns what a task's transfer asks for.
+func claimOf(spec *control.TaskSpec) claim {
+	c := claim{parallel: parallel(spec.Tuning), least: transfer.MinMemory}
+	if spec.Kind == control.KindCopy {
+		c.least = mostLeast
+	}
+	return c
+}
+
+func parallel(t control.Tuning) int { return cmp.Or(t.Parallel, control.MaxTransfers) }
+
+// window is how many bytes a peer may send ahead on a connection of a task that is tuned so. They come on top of the buffers, so
+// that tasks which run at once divide what one alone may use, in whatever order they start.
+func window(t control.Tuning) int {
+	return max(netproto.DefaultWindow/parallel(t), netproto.MinWindow)
+}
+
+// turn is one who waits for a slot and buffers.
 type turn struct {
-	share int64
-	come  chan struct{} // closed when the slot is given
+	claim
+	granted int64         // bytes of buffers; set before come is closed
+	come    chan struct{} // closed when the slot is given
 }
 
-// share is what a transfer gets of the buffers when so many run at once; 0 stands for control.MaxTransfers.
-func share(parallel int) int64 {
-	return min(bufferBytes/int64(cmp.Or(parallel, control.MaxTransfers)), transfer.DefaultMemory)
-}
-
-// reserve takes memory for extent digests. It leaves room for one transfer at least.
+// reserve takes memory for extent digests. It leaves room for one transfer of any kind, so that a task whose digests are here gets
+// its turn when no other runs.
 func (b *budget) reserve(bytes int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	free := max(0, memoryBytes-b.tables-max(b.buffers, transfer.MinMemory))
+	free := max(0, memoryBytes-b.tables-max(b.buffers, mostLeast))
 	if bytes > free {
 		return fmt.Errorf("the extent digests of this task take %d bytes, %d are free: wait for other tasks to end, use another delegate, or run without known digests and trust", bytes, free)
 	}
@@ -61,16 +84,17 @@ func (b *budget) unreserve(bytes int64) {
 	b.serve()
 }
 
-// acquire waits for a slot and share bytes of buffers. They are given back by release.
-func (b *budget) acquire(ctx context.Context, share int64) error {
-	mine := turn{share, make(chan struct{})}
+// acquire waits for a slot and returns how many bytes of buffers go with it; release gives both back. It is the claim's part of
+// what extent digests leave of the memory, or what others leave of that, and never less than the claim's least.
+func (b *budget) acquire(ctx context.Context, c claim) (granted int64, err error) {
+	mine := &turn{claim: c, come: make(chan struct{})}
 	b.mu.Lock()
 	b.queue = append(b.queue, mine)
 	b.serve()
 	b.mu.Unlock()
 	select {
 	case <-mine.come:
-		return nil
+		return mine.granted, nil
 	case <-ctx.Done():
 	}
 	b.mu.Lock()
@@ -79,41 +103,36 @@ func (b *budget) acquire(ctx context.Context, share int64) error {
 		b.queue = slices.Delete(b.queue, i, i+1)
 		b.serve()
 	} else { // the turn came at the same moment
-		b.giveBack(share)
+		b.giveBack(mine.granted)
 	}
-	return context.Cause(ctx)
+	return 0, context.Cause(ctx)
 }
 
-// window is how many bytes a peer may send ahead on the next connection. They come on top of a transfer's share, so that
-// several connections divide what one alone may use.
-func (b *budget) window() int {
+// release gives a slot back with what acquire granted.
+func (b *budget) release(granted int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return max(netproto.DefaultWindow/max(b.running, 1), netproto.MinWindow)
+	b.giveBack(granted)
 }
 
-// release gives a slot and its share back.
-func (b *budget) release(share int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.giveBack(share)
-}
-
-func (b *budget) giveBack(share int64) {
+func (b *budget) giveBack(granted int64) {
 	b.running--
-	b.buffers -= share
+	b.buffers -= granted
 	b.serve()
 }
 
 // serve gives slots to those who wait, in order. b.mu is held.
 func (b *budget) serve() {
-	for len(b.queue) > 0 && b.running < control.MaxTransfers {
+	memory := min(bufferBytes, memoryBytes-b.tables)
+	for len(b.queue) > 0 {
 		next := b.queue[0]
-		if b.buffers+next.share > min(bufferBytes, memoryBytes-b.tables) {
+		free := memory - b.buffers
+		if b.running >= next.parallel || free < next.least {
 			return
 		}
+		next.granted = min(max(memory/int64(next.parallel), next.least), free)
 		b.running++
-		b.buffers += next.share
+		b.buffers += next.granted
 		b.queue = b.queue[1:]
 		close(next.come)
 	}

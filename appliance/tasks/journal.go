@@ -13,12 +13,17 @@ import (
 // maxUnacknowledged bounds the records that the orchestrator has not acknowledged; each takes about 2 KiB.
 const maxUnacknowledged = 1024
 
+// watermarkStep is how far a watermark moves, in extents (4 GiB), before a reader who waits for records is told: else a long
+// stretch without differences looked like no progress, and would be compared again after a cut.
+const watermarkStep = 1024
+
 // journal holds a sink's records from the moment they are durable there until the orchestrator has them.
 type journal struct {
 	mu       sync.Mutex
 	records  []manifest.Record // unacknowledged, in order
 	before   int64             // how many were acknowledged: the number of records[0] is before+1
 	marks    []mark            // ascending in both fields
+	told     uint32            // watermark of the last page that was worth returning
 	complete bool              // the task has ended
 	changed  chan struct{}     // closed and replaced at every change
 }
@@ -68,6 +73,9 @@ func (j *journal) add(ctx context.Context, watermark uint32, records []manifest.
 	} else {
 		j.marks = append(j.marks, mark{j.last(), watermark})
 	}
+	if j.advanced(watermark) {
+		j.wake()
+	}
 	return nil
 }
 
@@ -80,11 +88,12 @@ func (j *journal) end() {
 }
 
 // page frees the records up to 'after' and returns those that follow, at most maxBytes of them encoded, but one at least. When
-// there are none it waits for one, or for the end, until ctx ends; an empty page is no error.
+// there are none it waits for one, for a watermark that is watermarkStep above the last one told, or for the end, until ctx ends;
+// an empty page is no error.
 func (j *journal) page(ctx context.Context, after int64, maxBytes int) (control.JournalPage, error) {
 	for {
 		page, changed, err := j.take(after, maxBytes)
-		if err != nil || len(page.Records) > 0 || page.End {
+		if err != nil || changed == nil {
 			return page, err
 		}
 		select {
@@ -95,6 +104,12 @@ func (j *journal) page(ctx context.Context, after int64, maxBytes int) (control.
 	}
 }
 
+// advanced tells whether a watermark is news by itself. mu is held.
+func (j *journal) advanced(watermark uint32) bool {
+	return watermark >= watermarkStep && watermark-watermarkStep >= j.told
+}
+
+// take returns a page; when that is not worth returning yet, also what to wait for.
 func (j *journal) take(after int64, maxBytes int) (p control.JournalPage, changed <-chan struct{}, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -127,7 +142,11 @@ func (j *journal) take(after int64, maxBytes int) (p control.JournalPage, change
 			p.Watermark = m.watermark
 		}
 	}
-	return p, j.changed, nil
+	if len(p.Records) == 0 && !p.End && !j.advanced(p.Watermark) {
+		return p, j.changed, nil
+	}
+	j.told = p.Watermark
+	return p, nil, nil
 }
 
 // recordOverhead is what a record takes encoded beside its digests: manifest's head and checksum.

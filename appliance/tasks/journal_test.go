@@ -150,7 +150,7 @@ func TestJournalBounds(t *testing.T) {
 	}
 }
 
-// A reader who waits is woken by a record and by the end, not by a bare watermark.
+// A reader who waits is woken by a record and by the end, not by a watermark that has hardly moved.
 func TestJournalWakes(t *testing.T) {
 	j := newJournal()
 	pages := make(chan control.JournalPage)
@@ -179,6 +179,45 @@ func TestJournalWakes(t *testing.T) {
 	if page := <-pages; !page.End || page.Watermark != 9 {
 		t.Errorf("page is %+v, want the end and watermark 9", page)
 	}
+}
+
+// A long stretch without records does not leave the reader's watermark behind.
+func TestJournalTellsOfProgress(t *testing.T) {
+	j := newJournal()
+	pages := make(chan control.JournalPage)
+	go func() {
+		defer close(pages)
+		for page := (control.JournalPage{}); !page.End; pages <- page {
+			page, _ = j.page(context.Background(), 0, 1<<20)
+		}
+	}()
+	for _, want := range []uint32{watermarkStep, 2*watermarkStep + 7} {
+		for _, watermark := range []uint32{want - 1, want} {
+			if err := j.add(t.Context(), watermark, nil); err != nil {
+				t.Fatal(err)
+			}
+			if watermark < watermarkStep {
+				select {
+				case page := <-pages:
+					t.Errorf("woken by %+v", page)
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		}
+		select {
+		case page := <-pages:
+			if len(page.Records) != 0 || page.End || page.Watermark < want-1 || page.Watermark > want {
+				t.Errorf("page is %+v, want watermark %d", page, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("not woken by watermark %d", want)
+		}
+	}
+	j.end()
+	if page := <-pages; !page.End || page.Watermark != 2*watermarkStep+7 {
+		t.Errorf("page is %+v, want the end", page)
+	}
+	<-pages
 }
 
 func TestRecordOverhead(t *testing.T) {

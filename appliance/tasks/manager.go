@@ -321,8 +321,19 @@ func (m *Manager) Allows(peer netproto.Fingerprint) bool {
 	return slices.ContainsFunc(m.tasks, func(t *task) bool { return !t.hasEnded() && t.listensFor(peer) })
 }
 
-// Window is what a data connection made now may have on its way, in bytes.
-func (m *Manager) Window() int { return m.budget.window() }
+// Window is how many bytes a peer that dials may send ahead: the least that a task which listens for it allows, since its token is
+// not known before it is told.
+func (m *Manager) Window(peer netproto.Fingerprint) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	least := netproto.DefaultWindow
+	for _, t := range m.tasks {
+		if !t.hasEnded() && t.listensFor(peer) {
+			least = min(least, window(t.spec.Tuning))
+		}
+	}
+	return least
+}
 
 // Connect hands a data connection to the task that listens for it. It owns the connection, and returns when a task has it or it
 // was refused; the error is for the log.

@@ -142,15 +142,12 @@ func (t *task) attempt() (err error) {
 		return err
 	}
 	t.setWaiting("its turn: other transfers use the delegate's memory")
-	share := share(t.spec.Tuning.Parallel)
-	if t.spec.Kind == control.KindCopy {
-		share = max(share, 2*transfer.MinMemory) // both ends are here
-	}
-	if err := t.manager.budget.acquire(t.ctx, share); err != nil {
+	granted, err := t.manager.budget.acquire(t.ctx, claimOf(&t.spec))
+	if err != nil {
 		return err
 	}
-	defer t.manager.budget.release(share)
-	return t.transfer(t.ctx, share)
+	defer t.manager.budget.release(granted)
+	return t.transfer(t.ctx, granted)
 }
 
 // awaitTables waits for the digests that were announced.

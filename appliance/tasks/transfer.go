@@ -14,8 +14,8 @@ import (
 	"github.com/understudy-dr/understudy/transfer"
 )
 
-// transfer opens the disks, meets the peers and lets package transfer work with share bytes of buffers.
-func (t *task) transfer(ctx context.Context, share int64) error {
+// transfer opens the disks, meets the peers and lets package transfer work with so many bytes of buffers.
+func (t *task) transfer(ctx context.Context, memory int64) error {
 	source, target, err := t.openDisks()
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (t *task) transfer(ctx context.Context, share int64) error {
 	}
 	defer t.disconnect()
 	t.setRunning()
-	tuning := transfer.Tuning{Memory: share, QueueDepth: t.spec.Tuning.QueueDepth, Compression: t.spec.Tuning.Compression}
+	tuning := transfer.Tuning{Memory: memory, QueueDepth: t.spec.Tuning.QueueDepth, Compression: t.spec.Tuning.Compression}
 	switch t.spec.Kind {
 	case control.KindScan:
 		return t.scan(ctx, source, tuning)
@@ -222,7 +222,7 @@ const redial = 200 * time.Millisecond
 // dial repeats until the peer answers: it may not have started, or not have been told of this delegate yet.
 func (t *task) dial(ctx context.Context, peer control.Peer) (*netproto.Conn, error) {
 	m := t.manager
-	o := netproto.Options{Software: m.options.Software, Window: m.Window(), Token: peer.Token}
+	o := netproto.Options{Software: m.options.Software, Window: window(t.spec.Tuning), Token: peer.Token}
 	last := errors.New("no answer")
 	for {
 		conn, err := netproto.Dial(ctx, peer.Address, m.options.Identity, peer.Fingerprint, o)
