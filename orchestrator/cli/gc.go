@@ -29,17 +29,14 @@ type removedObject struct {
 func (a *app) gc() *cobra.Command {
 	return &cobra.Command{
 		Use: "gc", Short: "Clean up after runs whose process died", Args: cobra.NoArgs,
-		Long: "Ends the runs whose process on this machine is dead, and removes the delegates, snapshots and clones that their\nrecords name. Nothing else is ever removed.",
+		Long: "Ends the runs whose process on this machine is dead, and removes the delegates, snapshots and clones that their\nrecords name. Nothing else is ever removed.\nA pool that does not answer keeps what was left in it; the next gc tries again.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.session(c.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close() //nolint:errcheck // what was done is durable
-			pools, err := s.all(c.Context(), nil)
-			if err != nil {
-				return err
-			}
+			pools, unreachable := s.all(c.Context(), nil)
 			engine := &replication.Engine{Store: s.store, Log: a.logger(a.stderr)}
 			recovered, err := engine.Recover(c.Context(), pools...)
 			documents := []recoveredRun{}
@@ -50,7 +47,7 @@ func (a *app) gc() *cobra.Command {
 				}
 				documents = append(documents, document)
 			}
-			return errors.Join(err, a.print(documents, func(w *strings.Builder) { writeRecovered(w, documents) }))
+			return errors.Join(unreachable, err, a.print(documents, func(w *strings.Builder) { writeRecovered(w, documents) }))
 		},
 	}
 }
@@ -69,6 +66,9 @@ func writeRecovered(w *strings.Builder, runs []recoveredRun) {
 	}
 	for _, run := range runs {
 		fmt.Fprintf(w, "run %s: removed %d objects\n", run.Run, len(run.Removed))
+		if run.Error != "" {
+			fmt.Fprintf(w, "  not all: %s\n", run.Error)
+		}
 		for _, o := range run.Removed {
 			fmt.Fprintf(w, "  %s %s %s\n", o.Kind, o.Name, dash(o.UUID))
 		}

@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			"keys":   keys,
 			"image":  image,
 			"scribe": scribe,
+			"stop":   stop,
 		},
 	})
 }
@@ -148,6 +149,18 @@ func image(ts *testscript.TestScript, neg bool, args []string) {
 	seed, err := strconv.ParseUint(args[2], 10, 8)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), noise(size, byte(seed)), 0o600))
+}
+
+// stop POOL ends a pool: it answers no more.
+func stop(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: stop POOL")
+	}
+	pool, ok := ts.Value(args[0]).(*xapisim.Pool)
+	if !ok {
+		ts.Fatalf("there is no pool %s", args[0])
+	}
+	pool.Close()
 }
 
 // scribe POOL OFFSET SEED overwrites 64 KiB of every disk file of a pool, behind the back of everybody.

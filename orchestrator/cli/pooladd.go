@@ -49,9 +49,10 @@ func (a *app) poolAdd() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "add NAME --address HOST[,HOST…] --username USER",
-		Short: "Make a pool known, after a first login",
+		Short: "Make a pool known, or change how it is reached, after a login",
 		Long: "Makes a pool known under NAME. The password is read from --password-file, or is that\n" + passwordSource + ".\n\n" +
-			"A pool is recognised by the certificates of its hosts: compare the fingerprint with that on the host's\nconsole (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) and give it with\n--fingerprint; or accept what is shown now with --trust-first-use.",
+			"A pool is recognised by the certificates of its hosts: compare the fingerprint with that on the host's\nconsole (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) and give it with\n--fingerprint; or accept what is shown now with --trust-first-use.\n\n" +
+			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses when they are given. Replicas stay as they are.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
@@ -112,17 +113,34 @@ func (a *app) addPool(ctx context.Context, p state.Pool, trustFirstUse bool, pas
 		return err
 	}
 	defer store.Close() //nolint:errcheck // what was added is durable
-	if err := store.AddPool(ctx, p); err != nil {
+	done, err := addOrUpdate(ctx, store, p)
+	if err != nil {
 		return err
 	}
-	added, err := store.Pool(ctx, p.Name)
+	added, err := store.Pool(ctx, p.UUID)
 	if err != nil {
 		return err
 	}
 	return a.print(documentOf(added), func(w *strings.Builder) {
-		fmt.Fprintf(w, "added pool %s (%s, %d hosts, coordinator %s); 'understudy pool check %s' tells whether it is ready\n",
-			added.Name, added.UUID, len(view.Hosts), client.Address(), added.Name)
+		fmt.Fprintf(w, "%s pool %s (%s, %d hosts, coordinator %s); 'understudy pool check %s' tells whether it is ready\n",
+			done, added.Name, added.UUID, len(view.Hosts), client.Address(), added.Name)
 	})
+}
+
+// addOrUpdate keeps a pool that has let us in, and says which of the two was done. A pool with replicas cannot be removed and
+// added: its password, certificates and addresses are changed by adding the same pool under the same name again.
+func addOrUpdate(ctx context.Context, store *state.Store, p state.Pool) (done string, err error) {
+	known, err := store.Pool(ctx, p.UUID)
+	switch {
+	case errors.Is(err, state.ErrNotFound), err == nil && known.Name != p.Name:
+		return "added", store.AddPool(ctx, p)
+	case err != nil:
+		return "", err
+	}
+	if p.DelegateAddresses == "" {
+		p.DelegateAddresses = known.DelegateAddresses
+	}
+	return "updated", store.UpdatePool(ctx, p)
 }
 
 // certificates fetches the fingerprints of a pool's hosts, for the administrator to compare or to accept.

@@ -123,7 +123,7 @@ func checkPool(ctx context.Context, s *session, known state.Pool) (poolReport, e
 	}
 	if found.Addresses.Total > 0 && found.Addresses.InUse >= found.Addresses.Total {
 		found.add(fmt.Sprintf("all %d addresses for delegates are in use", found.Addresses.Total),
-			"wait for the runs to end, see 'understudy delegate list', or add the pool again with a larger range")
+			"wait for the runs to end, see 'understudy delegate list', or widen the range: "+addAgain(known, "--delegate-addresses"))
 	}
 	return found, nil
 }
@@ -132,24 +132,29 @@ func mendLogin(err error, known state.Pool) string {
 	var certificate *xapi.CertificateError
 	switch {
 	case errors.Is(err, xapi.ErrAuthentication):
-		return fmt.Sprintf("check user %q and its password; remove the pool and add it again with the right ones", known.Username)
+		return fmt.Sprintf("check user %q and its password; when they were changed, %s", known.Username, addAgain(known, "the right ones"))
 	case errors.As(err, &certificate):
-		return "when the certificate was renewed, remove the pool and add it again with --fingerprint " + certificate.Got
+		return "when the certificate was renewed, " + addAgain(known, "--fingerprint "+certificate.Got)
 	default:
-		return "check that a host answers at " + strings.Join(known.Addresses, ", ")
+		return "check that a host answers at " + strings.Join(known.Addresses, ", ") + "; when they have moved, " + addAgain(known, "the right --address")
 	}
+}
+
+// addAgain says how what is known of a pool is changed.
+func addAgain(known state.Pool, with string) string {
+	return fmt.Sprintf("run 'understudy pool add %s' again with %s; its replicas stay", known.Name, with)
 }
 
 func (r *poolReport) add(cause, mend string) { r.Findings = append(r.Findings, finding{cause, mend}) }
 
 func (r *poolReport) checkAddresses(known state.Pool) {
 	if known.DelegateAddresses == "" {
-		r.add("no addresses for delegates are set", "remove the pool and add it again with --delegate-addresses")
+		r.add("no addresses for delegates are set", addAgain(known, "--delegate-addresses"))
 		return
 	}
 	ranges, err := placement.ParseAddresses(known.DelegateAddresses)
 	if err != nil {
-		r.add("addresses for delegates: "+err.Error(), "remove the pool and add it again with --delegate-addresses")
+		r.add("addresses for delegates: "+err.Error(), addAgain(known, "--delegate-addresses"))
 		return
 	}
 	r.Addresses.Total = ranges.Len()

@@ -117,6 +117,9 @@ func (s *session) pool(ctx context.Context, nameOrUUID string) (*delegate.Pool, 
 	return p, nil
 }
 
+// loginTimeout bounds the login to one of several pools, so that one that hangs does not keep the others waiting.
+const loginTimeout = 30 * time.Second
+
 // all logs in to the pools named, or to every pool known. Those that do not answer are in the error; the others are returned
 // nevertheless.
 func (s *session) all(ctx context.Context, names []string) (pools []*delegate.Pool, err error) {
@@ -130,7 +133,9 @@ func (s *session) all(ctx context.Context, names []string) (pools []*delegate.Po
 		}
 	}
 	for _, name := range names {
-		p, failure := s.pool(ctx, name)
+		waiting, cancel := context.WithTimeout(ctx, loginTimeout)
+		p, failure := s.pool(waiting, name)
+		cancel()
 		if failure != nil {
 			err = errors.Join(err, failure)
 			continue

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
@@ -17,8 +16,8 @@ import (
 const (
 	// bootDevice is the position of a delegate's own disk.
 	bootDevice = 0
-	// searchPause is the time between looks for a VM that may still be in the making.
-	searchPause = 250 * time.Millisecond
+	// cloneTask is the name of the tasks that make delegates.
+	cloneTask = "Async.VM.clone"
 
 	codeUUIDInvalid    = "UUID_INVALID"
 	codeBadPowerState  = "VM_BAD_POWER_STATE"
@@ -66,10 +65,7 @@ func (r remover) remove(ctx context.Context, o state.Object) error {
 	if err == nil {
 		err = r.pool.API.Run(ctx, "VM.destroy", nil, ref)
 	}
-	if xapi.IsCode(err, codeHandleInvalid) {
-		return nil // somebody else removed the VM
-	}
-	return err
+	return xapi.UnlessGone(ctx, r.pool.API, "VM", ref, err) // somebody else may have removed the VM
 }
 
 // find looks for the VM of a record; stranger means that there is none.
@@ -98,46 +94,32 @@ func (r remover) find(ctx context.Context, o state.Object) (xapi.Ref, claim, err
 }
 
 // findByName looks for a VM whose creation was asked for and never answered. The pool may still be making it, after its
-// orchestrator was killed or cancelled the call: as long as it clones anything, not to find the VM proves nothing.
+// orchestrator was killed or cancelled the call: a VM has its name before it has its disks, and while a clone is pending not to
+// find the VM proves nothing. Both are settled once the clones of now have ended, or the wait for them takes too long.
 func (r remover) findByName(ctx context.Context, o state.Object) (xapi.Ref, claim, error) {
-	for {
-		cloning, err := r.cloning(ctx)
-		if err != nil {
+	ended, err := xapi.AwaitTasks(ctx, r.pool.API, cloneTask)
+	if err != nil {
+		return "", stranger, err
+	}
+	var refs []xapi.Ref
+	if err := r.pool.API.Call(ctx, "VM.get_by_name_label", &refs, o.Name); err != nil {
+		return "", stranger, err
+	}
+	for _, ref := range refs {
+		vm, err := xapi.GetRecord[xapi.VM](ctx, r.pool.API, "VM", ref)
+		if xapi.IsGone(err, ref) {
+			continue
+		} else if err != nil {
 			return "", stranger, err
 		}
-		var refs []xapi.Ref
-		if err := r.pool.API.Call(ctx, "VM.get_by_name_label", &refs, o.Name); err != nil {
-			return "", stranger, err
-		}
-		for _, ref := range refs {
-			vm, err := xapi.GetRecord[xapi.VM](ctx, r.pool.API, "VM", ref)
-			if xapi.IsCode(err, codeHandleInvalid) {
-				continue
-			} else if err != nil {
-				return "", stranger, err
-			}
-			if claimed := r.claim(o, vm); claimed != stranger {
-				return ref, claimed, nil
-			}
-		}
-		if !cloning {
-			return "", stranger, nil
-		}
-		if err := pause(ctx, searchPause); err != nil {
-			return "", stranger, fmt.Errorf("pool %s is still cloning VMs, %s may be among them; try again: %w", r.pool.Name, o.Name, err)
+		if claimed := r.claim(o, vm); claimed != stranger {
+			return ref, claimed, nil
 		}
 	}
-}
-
-// cloning reports whether a task of the pool clones a VM. The task exists from the call on, even while it is queued.
-func (r remover) cloning(ctx context.Context) (bool, error) {
-	tasks, err := xapi.AllRecords[xapi.Task](ctx, r.pool.API, "task")
-	for _, task := range tasks {
-		if task.Status == xapi.TaskPending && task.NameLabel == "Async.VM.clone" {
-			return true, err
-		}
+	if !ended {
+		return "", stranger, fmt.Errorf("pool %s is still cloning VMs, %s may be among them: try again when it has ended", r.pool.Name, o.Name)
 	}
-	return false, err
+	return "", stranger, nil
 }
 
 // claim compares a VM with a record. Until its marker is written a clone is a template and bears that of its original, the

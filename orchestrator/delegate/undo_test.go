@@ -97,6 +97,30 @@ func TestUndoWaitsForAClone(t *testing.T) {
 	f.nothingLeft()
 }
 
+// TestUndoTakesNoHalfClone has a clone that bears its name already while its task goes on.
+func TestUndoTakesNoHalfClone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, honest(t), 1)
+	o := f.intend()
+	var task, ref xapi.Ref
+	f.call("task.create", &task, "Async.VM.clone", "")
+	f.call("VM.clone", &ref, f.template.Ref, o.Name)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		time.Sleep(400 * time.Millisecond)
+		if n := f.sim.Calls("Async.VM.destroy") + f.sim.Calls("Async.VDI.destroy"); n != 0 {
+			t.Errorf("%d calls destroyed what was being made", n)
+		}
+		f.call("task.set_status", nil, task, "success")
+	}()
+	if err := f.undo(o); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	f.nothingLeft()
+}
+
 // TestUndoContinues has undoings that were cut short.
 func TestUndoContinues(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ type Rung string
 // The rungs, in the order in which they are climbed. While one of the first three does not hold, nothing is written; from
 // RungOption on, a rung that fails costs a scan.
 const (
-	RungOwnership   Rung = "ownership"    // the replica VM and its disks bear our markers, with their own uuids
+	RungOwnership   Rung = "ownership"    // the replica VM and its disks bear our markers, with their own uuids, of this pair
 	RungPower       Rung = "power"        // the replica is halted and has not been started since the last commit
 	RungWriters     Rung = "writers"      // no other VM could write to its disks
 	RungOption      Rung = "option"       // the administrator chose to trust
@@ -24,7 +24,7 @@ const (
 	RungVMMarker    Rung = "vm-marker"    // the replica VM's marker says clean, with that generation
 	RungDiskMarkers Rung = "disk-markers" // so do the markers of its disks
 	RungKey         Rung = "key"          // the manifests are under the domain's key
-	RungDisks       Rung = "disks"        // same VDIs, same sizes
+	RungDisks       Rung = "disks"        // same sizes, of the manifests too
 	RungForeign     Rung = "foreign"      // no VBD and no snapshot of somebody else
 	RungEmptyLeaf   Rung = "empty-leaf"   // the active disk holds nothing over the last restore point; not tested yet
 )
@@ -40,13 +40,18 @@ type Evidence struct {
 	Disks []DiskEvidence
 }
 
+// clockDifference is how far the clocks of a pool's hosts may be apart: a start is stamped by the host that it happened on, a
+// commit by the coordinator. A replica started just before a commit would have been held then, so that this condemns nobody.
+const clockDifference = 2 * time.Minute
+
 // VMEvidence is about the replica VM.
 type VMEvidence struct {
 	Ownership  Ownership
 	Marker     Marker
+	Source     string    // uuid of the VM that it is a copy of, by the state database
 	PowerState string    // as in the XenAPI
 	StartTime  time.Time // VM_metrics.start_time, by the pool's clock; zero when it never ran
-	LastCommit time.Time // of the state database, by the same clock; zero before the first
+	LastCommit time.Time // of the state database, by the coordinator's clock; zero before the first
 	// ForeignSnapshots are the uuids of snapshots of the replica VM that are not ours.
 	ForeignSnapshots []string
 }
@@ -58,12 +63,13 @@ type DiskEvidence struct {
 	RecordedVDI   string         // uuid
 	RecordedSize  int64          // logical size
 	ManifestKey   manifest.KeyID // zero when there is no manifest
+	ManifestSize  int64          // logical size that the manifest is of; 0 when there is none
 
 	Ownership Ownership
 	Marker    Marker
 	VDI       string // uuid
 	Size      int64  // virtual size: the logical size, rounded up by the SR
-	// ForeignVBDs are VBDs of VMs that are neither the replica nor a delegate of the run.
+	// ForeignVBDs are VBDs of VMs that are neither the replica nor a delegate: once the run has one, that one.
 	ForeignVBDs []ForeignVBD
 	// ForeignSnapshots are the uuids of snapshots of the disk that are not ours.
 	ForeignSnapshots []string
@@ -94,15 +100,28 @@ func Trust(e Evidence) Decision {
 		if cause == "" {
 			continue
 		}
-		diverged := step.rung == RungPower || step.rung == RungWriters
-		return Decision{
-			Mode: report.Untrusted, Rung: step.rung, Cause: cause,
-			Writable: step.rung != RungOwnership && !diverged, Diverged: diverged,
-		}
+		return failed(step.rung, cause)
 	}
 	return Decision{
 		Mode: report.Trusted, Rung: ladder[len(ladder)-1].rung, Untested: RungEmptyLeaf, Writable: true,
 		Cause: "every rung that can be tested holds; not tested: " + string(RungEmptyLeaf),
+	}
+}
+
+// Unused tests RungPower alone: whether the replica is halted and was not started since vm.LastCommit. Of vm it takes
+// PowerState, StartTime and LastCommit. Where it does not hold, the decision is that of Trust, and ok is false.
+func Unused(vm VMEvidence) (d Decision, ok bool) {
+	if cause := testPower(Evidence{VM: vm}); cause != "" {
+		return failed(RungPower, cause), false
+	}
+	return Decision{}, true
+}
+
+// failed is the decision where a rung does not hold.
+func failed(rung Rung, cause string) Decision {
+	diverged := rung == RungPower || rung == RungWriters
+	return Decision{
+		Mode: report.Untrusted, Rung: rung, Cause: cause, Writable: rung != RungOwnership && !diverged, Diverged: diverged,
 	}
 }
 
@@ -128,9 +147,18 @@ func testOwnership(e Evidence) string {
 	if cause := notOurs("the replica VM", KindReplica, e.VM.Ownership, e.VM.Marker); cause != "" {
 		return cause
 	}
+	if e.VM.Marker.Source != e.VM.Source {
+		return fmt.Sprintf("the replica VM is marked as a copy of VM %s, not of %s, and is not written", e.VM.Marker.Source, e.VM.Source)
+	}
 	for _, d := range e.Disks {
 		if cause := notOurs("disk "+d.Disk, KindReplicaDisk, d.Ownership, d.Marker); cause != "" {
 			return cause
+		}
+		if d.Marker.Disk != d.Disk {
+			return fmt.Sprintf("disk %s is marked as disk %s and is not written", d.Disk, d.Marker.Disk)
+		}
+		if d.RecordedVDI != "" && d.VDI != d.RecordedVDI {
+			return fmt.Sprintf("disk %s is VDI %s now, it was %s, and is not written", d.Disk, d.VDI, d.RecordedVDI)
 		}
 	}
 	return ""
@@ -154,9 +182,10 @@ func testPower(e Evidence) string {
 	if e.VM.PowerState != xapi.Halted {
 		return fmt.Sprintf("the replica is %s: somebody started it", e.VM.PowerState)
 	}
-	// Both times have the pool's resolution of a second: a start in the second of the commit counts.
-	if started := e.VM.StartTime; !started.IsZero() && !started.Before(e.VM.LastCommit) {
-		return fmt.Sprintf("the replica was started at %s, after its last commit at %s", stamp(started), stamp(e.VM.LastCommit))
+	// Both times have a resolution of a second: a start in the second of the commit counts.
+	if started := e.VM.StartTime; !started.IsZero() && !started.Before(e.VM.LastCommit.Add(-clockDifference)) {
+		return fmt.Sprintf("the replica was started at %s, after its last commit at %s or, by the clock of another host, within %s before it",
+			stamp(started), stamp(e.VM.LastCommit), clockDifference)
 	}
 	return ""
 }
@@ -219,9 +248,6 @@ func testDiskMarkers(e Evidence) string {
 		if cause := disagrees("disk "+d.Disk, d.RecordedState, d.Marker.State); cause != "" {
 			return cause
 		}
-		if d.Marker.Disk != d.Disk {
-			return fmt.Sprintf("disk %s is marked as disk %s", d.Disk, d.Marker.Disk)
-		}
 	}
 	return ""
 }
@@ -252,10 +278,11 @@ func testKey(e Evidence) string {
 func testDisks(e Evidence) string {
 	for _, d := range e.Disks {
 		switch {
-		case d.VDI != d.RecordedVDI:
-			return fmt.Sprintf("disk %s is VDI %s now, it was %s", d.Disk, d.VDI, d.RecordedVDI)
 		case d.Size < d.RecordedSize:
 			return fmt.Sprintf("disk %s has %d bytes, it had at least %d", d.Disk, d.Size, d.RecordedSize)
+		case d.ManifestSize != d.RecordedSize:
+			return fmt.Sprintf("the manifest of disk %s is of %d bytes, the disk of %d: a run that changed its size did not get far",
+				d.Disk, d.ManifestSize, d.RecordedSize)
 		}
 	}
 	return ""

@@ -27,7 +27,7 @@ var (
 func sound() replica.Evidence {
 	disk := func(number string) replica.DiskEvidence {
 		return replica.DiskEvidence{
-			Disk: number, RecordedState: clean, RecordedVDI: "vdi-" + number, RecordedSize: 1000, ManifestKey: keyID,
+			Disk: number, RecordedState: clean, RecordedVDI: "vdi-" + number, RecordedSize: 1000, ManifestKey: keyID, ManifestSize: 1000,
 			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplicaDisk, State: clean, Disk: number},
 			VDI: "vdi-" + number, Size: 2 << 20,
 		}
@@ -35,7 +35,7 @@ func sound() replica.Evidence {
 	return replica.Evidence{
 		Option: report.TrustDestination, Direction: report.Push, KeyID: keyID,
 		VM: replica.VMEvidence{
-			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplica, State: clean},
+			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplica, State: clean, Source: "source"}, Source: "source",
 			PowerState: "Halted", StartTime: commitTime.Add(-time.Hour), LastCommit: commitTime,
 		},
 		Disks: []replica.DiskEvidence{disk("0"), disk("1")},
@@ -73,12 +73,17 @@ var spoiledEvidence = map[string]spoiled{
 	"VM of another kind":  {func(e *replica.Evidence) { e.VM.Marker.Kind = replica.KindRestorePoint }, replica.RungOwnership, "restore-point"},
 	"disk of another kind": {func(e *replica.Evidence) { e.Disks[0].Marker.Kind = replica.KindClone }, replica.RungOwnership,
 		"marked as a clone"},
+	"VM of another source": {func(e *replica.Evidence) { e.VM.Marker.Source = "other" }, replica.RungOwnership, "a copy of VM other"},
+	"disks exchanged":      {func(e *replica.Evidence) { e.Disks[0].Marker.Disk = "1" }, replica.RungOwnership, "marked as disk 1"},
+	"another VDI":          {func(e *replica.Evidence) { e.Disks[1].VDI = "vdi-x" }, replica.RungOwnership, "vdi-x"},
 
 	"running":   {func(e *replica.Evidence) { e.VM.PowerState = "Running" }, replica.RungPower, "Running"},
 	"suspended": {func(e *replica.Evidence) { e.VM.PowerState = "Suspended" }, replica.RungPower, "Suspended"},
 	"unknown":   {func(e *replica.Evidence) { e.VM.PowerState = "" }, replica.RungPower, "replica is"},
 	"started since": {func(e *replica.Evidence) { e.VM.StartTime = commitTime.Add(time.Second) }, replica.RungPower,
 		"2026-03-01T22:00:01Z"},
+	"started by a clock that is late": {func(e *replica.Evidence) { e.VM.StartTime = commitTime.Add(-time.Minute) }, replica.RungPower,
+		"another host"},
 	"started in the same second":      {func(e *replica.Evidence) { e.VM.StartTime = commitTime }, replica.RungPower, "started"},
 	"started before the first commit": {func(e *replica.Evidence) { e.VM.LastCommit = time.Time{} }, replica.RungPower, "never"},
 
@@ -98,19 +103,18 @@ var spoiledEvidence = map[string]spoiled{
 	"database restored": {func(e *replica.Evidence) {
 		e.Disks[0].RecordedState, e.Disks[1].RecordedState = otherClean, otherClean
 	}, replica.RungVMMarker, "the replica VM says"},
-	"VM dirty":            {func(e *replica.Evidence) { e.VM.Marker.State = dirty }, replica.RungVMMarker, "dirty:"},
-	"VM state lost":       {func(e *replica.Evidence) { e.VM.Marker.State = manifest.State{} }, replica.RungVMMarker, "no state"},
-	"disk dirty":          {func(e *replica.Evidence) { e.Disks[1].Marker.State = dirty }, replica.RungDiskMarkers, "disk 1"},
-	"disk of another run": {func(e *replica.Evidence) { e.Disks[0].Marker.State = otherClean }, replica.RungDiskMarkers, "disk 0"},
-	"disk state lost":     {func(e *replica.Evidence) { e.Disks[0].Marker.State = manifest.State{} }, replica.RungDiskMarkers, "no state"},
-	"disks exchanged":     {func(e *replica.Evidence) { e.Disks[0].Marker.Disk = "1" }, replica.RungDiskMarkers, "marked as disk 1"},
-	"another key":         {func(e *replica.Evidence) { e.Disks[0].ManifestKey = manifest.KeyID{2} }, replica.RungKey, "under key"},
-	"no manifest":         {func(e *replica.Evidence) { e.Disks[1].ManifestKey = manifest.KeyID{} }, replica.RungKey, "disk 1 has no manifest"},
-	"another VDI":         {func(e *replica.Evidence) { e.Disks[1].VDI = "vdi-x" }, replica.RungDisks, "vdi-x"},
-	"shrunk":              {func(e *replica.Evidence) { e.Disks[0].Size = 999 }, replica.RungDisks, "999"},
-	"snapshot of the VM":  {func(e *replica.Evidence) { e.VM.ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "snapshot snap"},
-	"snapshot of a disk":  {func(e *replica.Evidence) { e.Disks[0].ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "disk 0 has a snapshot"},
-	"a reader":            {func(e *replica.Evidence) { e.Disks[1].ForeignVBDs = []replica.ForeignVBD{{VM: "reader"}} }, replica.RungForeign, "reader"},
+	"VM dirty":                 {func(e *replica.Evidence) { e.VM.Marker.State = dirty }, replica.RungVMMarker, "dirty:"},
+	"VM state lost":            {func(e *replica.Evidence) { e.VM.Marker.State = manifest.State{} }, replica.RungVMMarker, "no state"},
+	"disk dirty":               {func(e *replica.Evidence) { e.Disks[1].Marker.State = dirty }, replica.RungDiskMarkers, "disk 1"},
+	"disk of another run":      {func(e *replica.Evidence) { e.Disks[0].Marker.State = otherClean }, replica.RungDiskMarkers, "disk 0"},
+	"disk state lost":          {func(e *replica.Evidence) { e.Disks[0].Marker.State = manifest.State{} }, replica.RungDiskMarkers, "no state"},
+	"another key":              {func(e *replica.Evidence) { e.Disks[0].ManifestKey = manifest.KeyID{2} }, replica.RungKey, "under key"},
+	"no manifest":              {func(e *replica.Evidence) { e.Disks[1].ManifestKey = manifest.KeyID{} }, replica.RungKey, "disk 1 has no manifest"},
+	"shrunk":                   {func(e *replica.Evidence) { e.Disks[0].Size = 999 }, replica.RungDisks, "999"},
+	"manifest of another size": {func(e *replica.Evidence) { e.Disks[1].ManifestSize = 500 }, replica.RungDisks, "500"},
+	"snapshot of the VM":       {func(e *replica.Evidence) { e.VM.ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "snapshot snap"},
+	"snapshot of a disk":       {func(e *replica.Evidence) { e.Disks[0].ForeignSnapshots = []string{"snap"} }, replica.RungForeign, "disk 0 has a snapshot"},
+	"a reader":                 {func(e *replica.Evidence) { e.Disks[1].ForeignVBDs = []replica.ForeignVBD{{VM: "reader"}} }, replica.RungForeign, "reader"},
 }
 
 func TestEveryRungFails(t *testing.T) {
@@ -155,7 +159,7 @@ func TestSpoiledEvidenceIsNeverTrusted(t *testing.T) {
 				e.Disks[rapid.IntRange(0, 1).Draw(rt, "disk")].Ownership = notOurs.Draw(rt, "ownership")
 			}
 		}
-		used := e.VM.PowerState != "Halted" || !e.VM.StartTime.Before(e.VM.LastCommit)
+		used := e.VM.PowerState != "Halted" || e.VM.StartTime.After(e.VM.LastCommit.Add(-time.Hour))
 		d := replica.Trust(e)
 		if d.Mode != report.Untrusted || d.Cause == "" || d.Untested != "" {
 			rt.Errorf("trusted: %+v", d)
@@ -167,6 +171,29 @@ func TestSpoiledEvidenceIsNeverTrusted(t *testing.T) {
 			rt.Errorf("used and not held: %+v", d)
 		}
 	})
+}
+
+func TestUnused(t *testing.T) {
+	vm := sound().VM
+	if d, ok := replica.Unused(vm); !ok {
+		t.Errorf("a replica that was not used: %+v", d)
+	}
+	vm.StartTime = vm.LastCommit
+	if d, ok := replica.Unused(vm); ok || !d.Diverged || d.Writable || d.Rung != replica.RungPower {
+		t.Errorf("a replica that was started: %v, %+v", ok, d)
+	}
+}
+
+// An adopted replica is not in the state database: no VDI is expected, and it is scanned.
+func TestUnrecordedDisksAreScanned(t *testing.T) {
+	e := sound()
+	for i := range e.Disks {
+		d := &e.Disks[i]
+		d.RecordedState, d.RecordedVDI, d.RecordedSize = manifest.State{}, "", 0
+	}
+	if d := replica.Trust(e); d.Rung != replica.RungDatabase || !d.Writable {
+		t.Errorf("decided %+v", d)
+	}
 }
 
 func TestBlockedOperations(t *testing.T) {

@@ -2,8 +2,8 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,7 +19,14 @@ var noRoom = []string{"SR_BACKEND_FAILURE_44", "SR_BACKEND_FAILURE_109", "SR_FUL
 
 // commit makes the run's result count, for the VM as a whole. Markers say clean only after a successful unplug; the state
 // database comes last, so that wherever this is cut short the two disagree, which reads as dirty.
+//
+// The time of the commit is taken while the delegate still holds every disk, so that nobody can start the replica: whoever
+// does it thereafter, does it after the commit, and is found out here or by the next run.
 func (r *run) commit(ctx context.Context) error {
+	now, err := poolTime(ctx, r.target)
+	if err != nil {
+		return err
+	}
 	if err := r.unplug(ctx); err != nil {
 		return err
 	}
@@ -30,15 +37,20 @@ func (r *run) commit(ctx context.Context) error {
 	if err := r.block(ctx, clean); err != nil {
 		return err
 	}
-	err := r.makeRestorePoint(ctx)
+	point, err := r.makeRestorePoint(ctx)
+	made := err == nil
 	if xapi.IsCode(err, noRoom...) {
 		r.report.event("no-restore-point", "the replica is up to date, but SR %s had no room for a restore point; the last one is kept: %v", r.sr.NameLabel, err)
 	} else if err != nil {
 		return fmt.Errorf("restore point: %w", err)
 	}
-	now, err := poolTime(ctx, r.target)
-	if err != nil {
+	if err := r.checkUnused(ctx, now); err != nil {
 		return err
+	}
+	if made {
+		if err := r.saga.Keep(ctx, point); err != nil {
+			return err
+		}
 	}
 	c := state.Commit{Generation: r.generation, PoolTime: now}
 	for _, d := range r.disks {
@@ -70,9 +82,9 @@ func (r *run) unplug(ctx context.Context) error {
 	return group.Wait()
 }
 
-// makeRestorePoint snapshots the replica. The snapshot and its disks bear markers of their own; it is part of the result as
-// soon as they do, because its content was checked before.
-func (r *run) makeRestorePoint(ctx context.Context) error {
+// makeRestorePoint snapshots the replica. The snapshot and its disks bear markers of their own. It goes with the run until it
+// is kept.
+func (r *run) makeRestorePoint(ctx context.Context) (state.Object, error) {
 	api := r.target.API
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVM, kind: replica.KindRestorePoint, origin: r.standbyUUID,
@@ -81,44 +93,43 @@ func (r *run) makeRestorePoint(ctx context.Context) error {
 		},
 	})
 	if err != nil {
-		return err
+		return state.Object{}, err
 	}
+	if err := r.markRestorePoint(ctx, ref, object.UUID); err != nil {
+		return state.Object{}, err
+	}
+	name := fmt.Sprintf("%s %s", r.plan.Replica.Name, r.report.copy().Started.Format("2006-01-02 15:04:05Z"))
+	return object, setField(ctx, api, classVM, ref, "name_label", name)
+}
+
+// markRestorePoint marks a snapshot of the replica and its disks, of which there must be one for each disk of the run: a restore
+// point with a disk too few, or another's, would not be what was checked.
+func (r *run) markRestorePoint(ctx context.Context, ref xapi.Ref, uuid string) error {
+	api := r.target.API
 	snapshot, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, ref)
 	if err != nil {
 		return err
 	}
-	disks, err := disksOf(ctx, api, snapshot)
+	held, err := disksOf(ctx, api, snapshot)
 	if err != nil {
 		return err
 	}
 	clean := manifest.State{Generation: r.generation}
-	for _, held := range disks {
-		d := r.byNumber(held.number)
-		if d == nil {
-			continue // a disk that somebody attached to the replica, and that the plan's notes name
+	for _, d := range r.disks {
+		// Disks that somebody attached to the replica are in the snapshot too; the plan's notes name them.
+		copies := slices.DeleteFunc(slices.Clone(held), func(h heldDisk) bool { return h.vdi.SnapshotOf != d.vdi })
+		if len(copies) != 1 {
+			return fmt.Errorf("the snapshot has %d copies of disk %s (VDI %s), want one: somebody changed the disks of the replica VM %s; put them back and run again",
+				len(copies), d.plan.Disk, d.uuid, r.standbyUUID)
 		}
-		err := r.mark(ctx, api, classVDI, held.ref, replica.Marker{
-			Kind: replica.KindRestorePointDisk, Self: held.vdi.UUID, Source: d.uuid, Disk: held.number, State: clean,
+		err := r.mark(ctx, api, classVDI, copies[0].ref, replica.Marker{
+			Kind: replica.KindRestorePointDisk, Self: copies[0].vdi.UUID, Source: d.uuid, Disk: d.plan.Disk, State: clean,
 		})
 		if err != nil {
 			return err
 		}
 	}
-	err = r.mark(ctx, api, classVM, ref, replica.Marker{
-		Kind: replica.KindRestorePoint, Self: object.UUID, Source: r.standbyUUID, State: clean,
+	return r.mark(ctx, api, classVM, ref, replica.Marker{
+		Kind: replica.KindRestorePoint, Self: uuid, Source: r.standbyUUID, State: clean,
 	})
-	if err != nil {
-		return err
-	}
-	name := fmt.Sprintf("%s %s", r.plan.Replica.Name, r.report.copy().Started.Format("2006-01-02 15:04:05Z"))
-	return errors.Join(setField(ctx, api, classVM, ref, "name_label", name), r.saga.Keep(ctx, object))
-}
-
-func (r *run) byNumber(disk string) *diskRun {
-	for _, d := range r.disks {
-		if d.plan.Disk == disk {
-			return d
-		}
-	}
-	return nil
 }

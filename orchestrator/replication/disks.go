@@ -136,15 +136,22 @@ func (r *run) checkSize(ctx context.Context, d *diskRun) error {
 
 // detach takes a disk off the replica that its source has no more. The disk is kept: it may be wanted back.
 func (r *run) detach(ctx context.Context, name string) error {
+	i := slices.IndexFunc(r.record.Disks, func(d state.Disk) bool { return d.Disk == name })
+	ours := r.record.Disks[i].TargetVDI
+	var held inventory.Disk
 	if r.standby != nil {
-		if disk, ok := r.standby.disks[name]; ok && !disk.VBDRef.IsNull() {
-			if err := r.target.API.Call(ctx, "VBD.destroy", nil, disk.VBDRef); err != nil {
-				return fmt.Errorf("disk %s, which the source has no more: %w", name, err)
-			}
+		held = r.standby.disks[name]
+	}
+	switch {
+	case held.VBDRef.IsNull():
+	case held.VDI.UUID != ours:
+		r.report.event("foreign-disk", "disk %s of the replica VM is VDI %s, which is not ours: it is left alone", name, held.VDI.UUID)
+	default:
+		if err := r.target.API.Call(ctx, "VBD.destroy", nil, held.VBDRef); err != nil {
+			return fmt.Errorf("disk %s, which the source has no more: %w", name, err)
 		}
 	}
-	i := slices.IndexFunc(r.record.Disks, func(d state.Disk) bool { return d.Disk == name })
-	r.report.event("disk-removed", "the source has no disk %s any more: the replica's was detached; its VDI %s is kept, destroy it when nobody needs it",
-		name, r.record.Disks[i].TargetVDI)
+	r.report.event("disk-removed", "the source has no disk %s any more, and the replica none either; its VDI %s is kept, destroy it when nobody needs it",
+		name, ours)
 	return r.store.RemoveDisk(ctx, r.record.ID, name)
 }

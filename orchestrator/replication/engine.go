@@ -107,40 +107,51 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 	return s.plan, nil
 }
 
-// Replicate makes the replica equal to the source VM as it is now, and commits it as a new restore point.
+// Replicate makes the replica equal to the source VM as it is now, and commits it as a new restore point. Before that it tries
+// to remove what runs that have ended left behind in the two pools.
 //
-// Errors are those of Plan, in which case nothing was touched and the report is empty; a state.ErrBusy while another run is
-// at work on the replica; and whatever stops the run, among it context.Canceled. Then the report says how far it came, the
+// Errors are those of Plan, in which case nothing else was touched and the report is empty; a state.ErrBusy while another run
+// is at work on the replica; and whatever stops the run, among it context.Canceled. Then the report says how far it came, the
 // replica is dirty once anything was written, and what the run had made besides is gone.
 func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, error) {
+	if err := request.validate(); err != nil {
+		return report.Run{}, err
+	}
+	swept := e.sweep(ctx, request.Source, request.Target)
 	s, err := e.resolve(ctx, request)
 	if err != nil {
 		return report.Run{}, err
 	}
 	r, err := e.begin(ctx, s)
 	if errors.Is(err, state.ErrBusy) {
-		if r, err = e.beginAfterRecovery(ctx, s, err); err == nil {
+		if r, err = e.beginAfterRecovery(ctx, s); err == nil {
 			r.report.event("recovered", "an earlier run's process had died: what it left behind was removed first")
 		}
 	}
 	if err != nil {
 		return report.Run{}, err
 	}
+	if swept {
+		r.report.event("recovered", "earlier runs had left objects behind: they were removed first")
+	}
 	return r.finish(ctx, r.execute(ctx))
 }
 
 // beginAfterRecovery begins a run where another one stands in the way whose process may have died. What recovery removes was
-// part of the view that the plan stands on: all is decided anew.
-func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject, busy error) (*run, error) {
-	recovered, err := e.Recover(ctx, s.source, s.target)
+// part of the view that the plan stands on: all is decided anew. Recovery looks at all runs, and what becomes of others is not
+// this one's concern: it fails only when the way is still not free.
+func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject) (*run, error) {
+	_, failure := e.Recover(ctx, s.source, s.target)
+	if failure != nil {
+		e.log().Warn("not all earlier runs could be recovered", "cause", failure)
+	}
+	s, err := e.resolve(ctx, s.request)
 	if err != nil {
-		return nil, errors.Join(busy, err)
-	}
-	if len(recovered) == 0 {
-		return nil, busy
-	}
-	if s, err = e.resolve(ctx, s.request); err != nil {
 		return nil, err
 	}
-	return e.begin(ctx, s)
+	r, err := e.begin(ctx, s)
+	if errors.Is(err, state.ErrBusy) && failure != nil {
+		err = fmt.Errorf("%w; recovery: %v", err, failure) // typed as what it is: busy
+	}
+	return r, err
 }

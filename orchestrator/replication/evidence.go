@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
@@ -63,27 +62,29 @@ func (s *standby) addHeld(pool *inventory.Pool) {
 	}
 }
 
-// evidenceOf gathers what the pool and the state database say of a replica's disks. Option, Direction, KeyID and the
-// manifests' keys are the caller's.
-func evidenceOf(pool *inventory.Pool, installation string, record state.Replica, s *standby, disks map[string]inventory.Disk) replica.Evidence {
-	g := gatherer{pool: pool, installation: installation, standby: s}
-	e := replica.Evidence{VM: g.vm(record.LastCommit)}
+// gatherer gathers what a pool and the state database say of a replica.
+type gatherer struct {
+	pool         *inventory.Pool
+	installation string // uuid
+	record       state.Replica
+	standby      *standby
+	delegate     xapi.Ref // the one that holds the disks; empty: none does yet, and any of ours may
+}
+
+// evidence is all of it on some disks. Option, Direction, KeyID and what is about manifests are the caller's.
+func (g gatherer) evidence(disks map[string]inventory.Disk) replica.Evidence {
+	e := replica.Evidence{VM: g.vm()}
 	for _, name := range sortedDisks(disks) {
-		e.Disks = append(e.Disks, g.disk(name, disks[name], record))
+		e.Disks = append(e.Disks, g.disk(name, disks[name]))
 	}
 	return e
 }
 
-type gatherer struct {
-	pool         *inventory.Pool
-	installation string
-	standby      *standby
-}
-
-func (g gatherer) vm(lastCommit time.Time) replica.VMEvidence {
+func (g gatherer) vm() replica.VMEvidence {
 	vm := g.standby.vm
 	e := replica.VMEvidence{
-		PowerState: vm.PowerState, StartTime: g.pool.VMMetrics[vm.Metrics].StartTime.Time, LastCommit: lastCommit,
+		Source: g.record.SourceVM, PowerState: vm.PowerState,
+		StartTime: g.pool.VMMetrics[vm.Metrics].StartTime.Time, LastCommit: g.record.LastCommit,
 	}
 	e.Marker, e.Ownership, _ = replica.Read(g.installation, vm.UUID, vm.OtherConfig) // Malformed says enough
 	for _, snapshot := range g.pool.VMs {
@@ -95,24 +96,15 @@ func (g gatherer) vm(lastCommit time.Time) replica.VMEvidence {
 	return e
 }
 
-func (g gatherer) disk(name string, disk inventory.Disk, record state.Replica) replica.DiskEvidence {
+func (g gatherer) disk(name string, disk inventory.Disk) replica.DiskEvidence {
 	e := replica.DiskEvidence{Disk: name, VDI: disk.VDI.UUID, Size: disk.VDI.VirtualSize}
-	for _, d := range record.Disks {
+	for _, d := range g.record.Disks {
 		if d.Disk == name {
 			e.RecordedState, e.RecordedVDI, e.RecordedSize = d.State, d.TargetVDI, d.LogicalSize
 		}
 	}
 	e.Marker, e.Ownership, _ = replica.Read(g.installation, disk.VDI.UUID, disk.VDI.OtherConfig)
-	for _, vbd := range g.pool.VBDs {
-		if vbd.VDI != disk.VDIRef || vbd.VM == g.standby.vm.Ref {
-			continue
-		}
-		// A delegate that a dead run left behind is ours. Where it still holds the disk, plugging it elsewhere fails.
-		holder := g.pool.VMs[vbd.VM]
-		if !g.is(holder.UUID, holder.OtherConfig, replica.KindDelegate) {
-			e.ForeignVBDs = append(e.ForeignVBDs, replica.ForeignVBD{VM: holder.UUID, Writable: vbd.Mode == xapi.ModeWrite})
-		}
-	}
+	e.ForeignVBDs = g.foreignVBDs(disk.VDIRef)
 	for _, vdi := range g.pool.VDIs {
 		if vdi.IsASnapshot && vdi.SnapshotOf == disk.VDIRef && !g.is(vdi.UUID, vdi.OtherConfig, replica.KindRestorePointDisk) {
 			e.ForeignSnapshots = append(e.ForeignSnapshots, vdi.UUID)
@@ -122,19 +114,50 @@ func (g gatherer) disk(name string, disk inventory.Disk, record state.Replica) r
 	return e
 }
 
+func (g gatherer) foreignVBDs(vdi xapi.Ref) []replica.ForeignVBD {
+	var foreign []replica.ForeignVBD
+	for _, vbd := range g.pool.VBDs {
+		if vbd.VDI != vdi || vbd.VM == g.standby.vm.Ref || vbd.VM == g.delegate {
+			continue
+		}
+		// A delegate that a dead run left behind is ours. Before this run's has the disks, recovery may yet remove it.
+		holder := g.pool.VMs[vbd.VM]
+		if g.delegate != "" || !g.is(holder.UUID, holder.OtherConfig, replica.KindDelegate) {
+			foreign = append(foreign, replica.ForeignVBD{VM: holder.UUID, Writable: vbd.Mode == xapi.ModeWrite})
+		}
+	}
+	slices.SortFunc(foreign, func(a, b replica.ForeignVBD) int { return cmp.Compare(a.VM, b.VM) })
+	return foreign
+}
+
 func (g gatherer) is(uuid string, otherConfig map[string]string, kind replica.Kind) bool {
 	marker, owner, _ := replica.Read(g.installation, uuid, otherConfig)
 	return owner == replica.Ours && marker.Kind == kind
 }
 
-// manifestKeys gives the key of each disk's cached manifest. A manifest that cannot be read counts as absent, and the plan
+// evidenceOf is the evidence for what the request wants to do with the disks of its replica.
+func (s *subject) evidenceOf(ctx context.Context, store *state.Store, g gatherer, disks map[string]inventory.Disk) (replica.Evidence, error) {
+	headers, err := s.manifests(ctx, store)
+	if err != nil {
+		return replica.Evidence{}, err
+	}
+	e := g.evidence(disks)
+	e.Option, e.Direction, e.KeyID = s.request.trust(), s.request.Direction, store.Installation().DigestKey.ID()
+	for i := range e.Disks {
+		header := headers[e.Disks[i].Disk]
+		e.Disks[i].ManifestKey, e.Disks[i].ManifestSize = header.KeyID, header.Geometry.Size
+	}
+	return e, nil
+}
+
+// manifests gives the header of each disk's cached manifest. A manifest that cannot be read counts as absent, and the plan
 // says so.
-func (s *subject) manifestKeys(ctx context.Context, store *state.Store) (map[string]manifest.KeyID, error) {
-	keys := map[string]manifest.KeyID{}
+func (s *subject) manifests(ctx context.Context, store *state.Store) (map[string]manifest.Header, error) {
+	headers := map[string]manifest.Header{}
 	for _, d := range s.record.Disks {
 		view, err := store.CurrentView(ctx, s.record.ID, d.Disk)
 		if err == nil {
-			keys[d.Disk] = view.Header().KeyID
+			headers[d.Disk] = view.Header()
 			view.Close()
 		} else if unusable(err) {
 			s.note("manifest-lost", "the cached manifest of disk %s counts as absent: %v", d.Disk, err)
@@ -146,7 +169,7 @@ func (s *subject) manifestKeys(ctx context.Context, store *state.Store) (map[str
 			return nil, err
 		}
 	}
-	return keys, nil
+	return headers, nil
 }
 
 // unusable reports whether a manifest or a journal is there and cannot be used.

@@ -148,7 +148,7 @@ func (l lister) judge(info *Info, view *inventory.Pool, record state.Replica, s 
 			disks[d.Disk] = disk
 		}
 	}
-	e := evidenceOf(view, installation, record, s, disks)
+	e := gatherer{pool: view, installation: installation, record: record, standby: s}.evidence(disks)
 	e.Option, e.Direction = report.TrustDestination, report.Push // as if a run were to trust it
 	d := replica.Trust(e)
 	switch d.Rung {

@@ -27,7 +27,7 @@ const (
 	// creationTimeout bounds a creating call. Snapshots and clones take seconds; a busy SR has them wait.
 	creationTimeout = 5 * time.Minute
 	// outcomeTimeout is how long an object is looked for whose creating call was cut off.
-	outcomeTimeout = 20 * time.Second
+	outcomeTimeout = time.Minute
 	outcomePause   = 500 * time.Millisecond
 )
 
@@ -68,7 +68,7 @@ func (c creation) await(ctx context.Context, name string, cause error) (xapi.Ref
 	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
 	defer cancel()
 	for {
-		refs, err := byName(ctx, c.pool.API, c.class, name, c.except)
+		refs, err := made(ctx, c.pool.API, c.class, c.kind, name, c.except)
 		if err == nil && len(refs) == 1 {
 			return refs[0], nil
 		}
@@ -78,6 +78,29 @@ func (c creation) await(ctx context.Context, name string, cause error) (xapi.Ref
 			return "", errors.Join(cause, err)
 		}
 	}
+}
+
+// creators are the tasks that make the objects of a kind.
+var creators = map[replica.Kind]string{
+	replica.KindSnapshot:     "Async.VM.snapshot",
+	replica.KindRestorePoint: "Async.VM.snapshot",
+	replica.KindClone:        "Async.VDI.clone",
+	replica.KindReplicaDisk:  "Async.VDI.create",
+	replica.KindReplica:      "Async.VM.create",
+}
+
+// made finds what a creating call whose answer is not known has made under a name. A VM has its name before it has its disks:
+// what stands there counts once no task can be at work on it any more, or the wait for those takes too long.
+func made(ctx context.Context, api xapi.API, class string, kind replica.Kind, name string, except xapi.Ref) ([]xapi.Ref, error) {
+	ended, err := xapi.AwaitTasks(ctx, api, creators[kind])
+	if err != nil {
+		return nil, err
+	}
+	refs, err := byName(ctx, api, class, name, except)
+	if err == nil && len(refs) == 0 && !ended {
+		return nil, fmt.Errorf("a task %s that was pending does not end, and may be making %s: try again when it has ended", creators[kind], name)
+	}
+	return refs, err
 }
 
 // byName finds the objects of a name, but for one.
@@ -106,17 +129,31 @@ type heldDisk struct {
 
 // disksOf reads a VM's disks from the pool as it is now, by number.
 func disksOf(ctx context.Context, api xapi.API, vm xapi.VM) ([]heldDisk, error) {
+	return readDisks(ctx, api, vm, func(error, xapi.Ref) bool { return false })
+}
+
+// remainingDisks is disksOf without what the records still name and the pool has no more. It serves removals: a disk that is
+// missing must not keep the rest.
+func remainingDisks(ctx context.Context, api xapi.API, vm xapi.VM) ([]heldDisk, error) {
+	return readDisks(ctx, api, vm, xapi.IsGone)
+}
+
+func readDisks(ctx context.Context, api xapi.API, vm xapi.VM, skip func(error, xapi.Ref) bool) ([]heldDisk, error) {
 	disks := map[string]heldDisk{}
 	for _, ref := range vm.VBDs {
 		vbd, err := xapi.GetRecord[xapi.VBD](ctx, api, classVBD, ref)
-		if err != nil {
+		if skip(err, ref) {
+			continue
+		} else if err != nil {
 			return nil, err
 		}
 		if vbd.Type != xapi.TypeDisk || vbd.Empty || vbd.VDI.IsNull() {
 			continue
 		}
 		vdi, err := xapi.GetRecord[xapi.VDI](ctx, api, classVDI, vbd.VDI)
-		if err != nil {
+		if skip(err, vbd.VDI) {
+			continue
+		} else if err != nil {
 			return nil, fmt.Errorf("disk %s of VM %s: %w", vbd.UserDevice, vm.NameLabel, err)
 		}
 		disks[vbd.UserDevice] = heldDisk{number: vbd.UserDevice, vbd: ref, ref: vbd.VDI, vdi: vdi}

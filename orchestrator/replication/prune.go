@@ -5,10 +5,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
+
+// pruneTimeout bounds the removal of what is beyond the retention. A busy SR has calls wait; the run need not.
+const pruneTimeout = 2 * time.Minute
 
 // restorePoint is a restore point of a replica, in its pool.
 type restorePoint struct {
@@ -36,6 +40,8 @@ func restorePointsOf(installation string, vms map[xapi.Ref]xapi.VM, vm xapi.Ref)
 // prune removes the restore points and manifests beyond the retention. The run is committed by then: what goes wrong is an
 // event, and the next run tries again.
 func (r *run) prune(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
+	defer cancel()
 	keep, err := r.engine.retention()
 	if err == nil {
 		err = r.pruneRestorePoints(ctx, keep)

@@ -4,35 +4,76 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 )
 
+const (
+	// answerTimeout bounds the first look at a pool, so that one that hangs does not keep the others waiting.
+	answerTimeout = time.Minute
+	// sweepTimeout bounds what a run does for those before it.
+	sweepTimeout = 2 * time.Minute
+)
+
 // Recover ends the runs whose process died, and removes what they, and others before, left behind in these pools: from the
 // record alone, so that it serves after a crash anywhere. A replica that such a run had begun to write stays dirty; what the
-// run had journalled is of use to the next. Runs of living processes are left alone.
+// run had journalled is of use to the next. Runs of living processes are left alone. A pool that does not answer keeps what is
+// in it, and nothing else.
 //
 // The error joins what could not be removed; the next Recover tries it again.
 func (e *Engine) Recover(ctx context.Context, pools ...*delegate.Pool) ([]saga.Recovered, error) {
-	seen := make([]*delegate.Pool, 0, len(pools))
+	answering, failure := load(ctx, pools)
+	all, err := saga.Recover(ctx, e.Store, Undoers(e.Store, answering...))
+	return all, errors.Join(failure, err, failures(all))
+}
+
+// sweep tries again what runs that have ended could not remove, before a run of these pools begins: it may take the room or the
+// addresses that the run needs. It reports whether it removed anything. That it cannot is no reason not to replicate.
+func (e *Engine) sweep(ctx context.Context, pools ...*delegate.Pool) (removed bool) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	var all []saga.Recovered
+	left, err := saga.LeftOvers(ctx, e.Store)
+	if err == nil && len(left) > 0 {
+		answering, failure := load(ctx, pools)
+		all, err = saga.Sweep(ctx, e.Store, Undoers(e.Store, answering...))
+		err = errors.Join(failure, err, failures(all))
+	}
+	if err != nil {
+		e.log().Warn("left-overs of earlier runs could not all be removed", "cause", err)
+	}
+	return slices.ContainsFunc(all, func(r saga.Recovered) bool { return len(r.Undone) > 0 })
+}
+
+// load completes pools by their inventories; those that do not answer are in the error instead.
+func load(ctx context.Context, pools []*delegate.Pool) (answering []*delegate.Pool, err error) {
 	for _, p := range pools {
 		pool := *p
 		if pool.Inventory == nil {
-			var err error
-			if pool.Inventory, err = inventory.Load(ctx, pool.API); err != nil {
-				return nil, fmt.Errorf("recovering: pool %s: %w", pool.Name, err)
+			waiting, cancel := context.WithTimeout(ctx, answerTimeout)
+			view, failure := inventory.Load(waiting, pool.API)
+			cancel()
+			if failure != nil {
+				err = errors.Join(err, fmt.Errorf("recovering: pool %s does not answer, what was left in it stays: %w", pool.Name, failure))
+				continue
 			}
+			pool.Inventory = view
 		}
-		seen = append(seen, &pool)
+		answering = append(answering, &pool)
 	}
-	all, err := saga.Recover(ctx, e.Store, Undoers(e.Store, seen...))
-	errs := []error{err}
+	return answering, err
+}
+
+func failures(all []saga.Recovered) error {
+	var errs []error
 	for _, one := range all {
 		if one.Err != nil {
 			errs = append(errs, fmt.Errorf("recovering run %s: %w", one.Run.Report.ID, one.Err))
 		}
 	}
-	return all, errors.Join(errs...)
+	return errors.Join(errs...)
 }

@@ -29,7 +29,6 @@ type subject struct {
 	record       state.Replica // its ID is empty when the replica is not recorded yet
 	standby      *standby      // the replica in the pool; nil: there is none
 	standbyDisks map[string]inventory.Disk
-	evidence     replica.Evidence
 	decision     replica.Decision
 	notes        []Note
 	plan         Plan
@@ -171,25 +170,20 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 			s.note("foreign-disk", "the replica VM has a disk %s (VDI %s) that its source has not and that is not ours: it is left alone", name, disk.VDI.UUID)
 		}
 	}
-	manifests, err := s.manifestKeys(ctx, store)
+	g := gatherer{pool: s.target.Inventory, installation: store.Installation().UUID, record: s.record, standby: s.standby}
+	evidence, err := s.evidenceOf(ctx, store, g, s.standbyDisks)
 	if err != nil {
 		return err
 	}
-	s.evidence = evidenceOf(s.target.Inventory, store.Installation().UUID, s.record, s.standby, s.standbyDisks)
-	s.evidence.Option, s.evidence.Direction = s.request.trust(), s.request.Direction
-	s.evidence.KeyID = store.Installation().DigestKey.ID()
-	for i := range s.evidence.Disks {
-		s.evidence.Disks[i].ManifestKey = manifests[s.evidence.Disks[i].Disk]
-	}
-	if s.decision = replica.Trust(s.evidence); s.decision.Writable {
+	if s.decision = replica.Trust(evidence); s.decision.Writable {
 		return nil
 	}
-	held := s.held(s.decision)
+	held := s.held(s.standby.vm.UUID, s.decision)
 	return errors.Join(held, s.place()) // whatever else is wrong is found too
 }
 
-func (s *subject) held(d replica.Decision) error {
-	return &HeldError{Replica: s.record.ID, VM: s.standby.vm.UUID, Rung: string(d.Rung), Cause: d.Cause, Diverged: d.Diverged}
+func (s *subject) held(vm string, d replica.Decision) error {
+	return &HeldError{Replica: s.record.ID, VM: vm, Rung: string(d.Rung), Cause: d.Cause, Diverged: d.Diverged}
 }
 
 // place has the delegates placed and completes the plan.

@@ -13,7 +13,6 @@ import (
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/placement"
-	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -106,7 +105,8 @@ func (r *run) execute(ctx context.Context) error {
 		phase report.Phase
 		do    func(context.Context) error
 	}{
-		{report.PhasePrepare, r.prepareSource},
+		{report.PhasePrepare, r.checkRecord},
+		{"", r.prepareSource},
 		{"", r.prepareTarget},
 		{report.PhaseSpawn, r.spawn},
 		{"", r.checkAgain},
@@ -140,13 +140,13 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 			r.report.event("left-behind", "disk %s: %v", d.plan.Disk, err)
 		}
 	}
-	if failure == nil {
-		r.prune(ctx)
-	}
 	r.countControl()
 	if err := errors.Join(r.retire(ctx), r.saga.Unwind(ctx)); err != nil {
 		r.log.Warn("the run left objects behind", "cause", err)
 		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
+	}
+	if failure == nil {
+		r.prune(ctx)
 	}
 	state := report.StateCommitted
 	switch {
@@ -231,31 +231,6 @@ func (r *run) plug(ctx context.Context) error {
 	group.Go(func() error { return source(groupCtx) })
 	group.Go(func() error { return target(groupCtx) })
 	return group.Wait()
-}
-
-// checkAgain looks once more whether somebody used the replica, now that its disks are plugged and nobody else can write
-// to them.
-func (r *run) checkAgain(ctx context.Context) error {
-	if r.standby == nil {
-		return nil
-	}
-	vm, err := xapi.GetRecord[xapi.VM](ctx, r.target.API, "VM", r.standbyRef)
-	if err != nil {
-		return err
-	}
-	e := r.evidence
-	e.VM.PowerState = vm.PowerState
-	if !vm.Metrics.IsNull() {
-		metrics, err := xapi.GetRecord[xapi.VMMetrics](ctx, r.target.API, "VM_metrics", vm.Metrics)
-		if err != nil {
-			return err
-		}
-		e.VM.StartTime = metrics.StartTime.Time
-	}
-	if decision := replica.Trust(e); !decision.Writable {
-		return r.held(decision)
-	}
-	return nil
 }
 
 // countControl adds up the bytes between the orchestrator and the delegates.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
@@ -16,9 +15,6 @@ import (
 
 // ErrStranger says that an object which a record leads to is not, or no longer, what the record is about. It is left alone.
 var ErrStranger = errors.New("not what the run made: left alone")
-
-// searchPause is the time between looks for an object that may still be in the making.
-const searchPause = 250 * time.Millisecond
 
 // Undoers gives what a saga needs to remove everything that a run makes in these pools, delegates among it, from the record
 // alone. It removes no VM that has run, no disk that another VM holds, and nothing that a later run has taken over.
@@ -43,15 +39,6 @@ type undoer struct {
 	pools        map[string]*delegate.Pool
 }
 
-// creators are the tasks that make the objects of a kind.
-var creators = map[string]string{
-	string(replica.KindSnapshot):     "Async.VM.snapshot",
-	string(replica.KindRestorePoint): "Async.VM.snapshot",
-	string(replica.KindClone):        "Async.VDI.clone",
-	string(replica.KindReplicaDisk):  "Async.VDI.create",
-	string(replica.KindReplica):      "Async.VM.create",
-}
-
 func (u undoer) api(o state.Object) (xapi.API, error) {
 	pool, ok := u.pools[o.Pool]
 	if !ok {
@@ -73,26 +60,14 @@ func (u undoer) find(ctx context.Context, api xapi.API, o state.Object) ([]xapi.
 	if err != nil {
 		return nil, err
 	}
-	for {
-		making, err := pending(ctx, api, creators[o.Kind])
-		if err != nil {
-			return nil, err
-		}
-		refs, err := byName(ctx, api, o.Class, o.Name, origin)
-		switch {
-		case err != nil:
-			return nil, err
-		case len(refs) > 1:
-			return nil, fmt.Errorf("%d objects are called %s: %w; remove those that nobody needs", len(refs), o.Name, ErrStranger)
-		case len(refs) == 1 || !making:
-			return refs, nil
-		}
-		select { // the process was killed, the pool's task was not
-		case <-time.After(searchPause):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	refs, err := made(ctx, api, o.Class, replica.Kind(o.Kind), o.Name, origin)
+	if err != nil {
+		return nil, err
 	}
+	if len(refs) > 1 {
+		return nil, fmt.Errorf("%d objects are called %s: %w; remove those that nobody needs", len(refs), o.Name, ErrStranger)
+	}
+	return refs, nil
 }
 
 // origin is the object that a clone was made of, and that bears the same name.
@@ -105,17 +80,6 @@ func (u undoer) origin(ctx context.Context, api xapi.API, o state.Object) (xapi.
 		return "", nil
 	}
 	return ref, err
-}
-
-// pending reports whether the pool carries out a task of this name. The task exists from the call on, even while it is queued.
-func pending(ctx context.Context, api xapi.API, name string) (bool, error) {
-	tasks, err := xapi.AllRecords[xapi.Task](ctx, api, "task")
-	for _, task := range tasks {
-		if task.Status == xapi.TaskPending && task.NameLabel == name {
-			return true, err
-		}
-	}
-	return false, err
 }
 
 // claims checks that an object is still the one of the record: it bears the marker of the record's run, or was not marked yet
@@ -150,7 +114,7 @@ func destroySnapshot(ctx context.Context, api xapi.API, ref xapi.Ref, vm xapi.VM
 	if !vm.IsASnapshot {
 		return fmt.Errorf("VM %s (%s) is no snapshot: %w", vm.NameLabel, vm.UUID, ErrStranger)
 	}
-	disks, err := disksOf(ctx, api, vm)
+	disks, err := remainingDisks(ctx, api, vm)
 	if err != nil {
 		return err
 	}
@@ -194,13 +158,13 @@ func (u undoer) isOurs(_ xapi.Ref, vm xapi.VM) bool {
 func heldByOthers(ctx context.Context, api xapi.API, vdi xapi.VDI, ours func(xapi.Ref, xapi.VM) bool) error {
 	for _, ref := range vdi.VBDs {
 		vbd, err := xapi.GetRecord[xapi.VBD](ctx, api, classVBD, ref)
-		if xapi.IsCode(err, codeHandleInvalid) {
+		if xapi.IsGone(err, ref) {
 			continue
 		} else if err != nil {
 			return err
 		}
 		vm, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, vbd.VM)
-		if xapi.IsCode(err, codeHandleInvalid) {
+		if xapi.IsGone(err, vbd.VM) {
 			continue
 		} else if err != nil {
 			return err
@@ -244,7 +208,7 @@ func (u undoer) each(ctx context.Context, o state.Object, remove func(xapi.API, 
 		return err
 	}
 	for _, ref := range refs {
-		if err := remove(api, ref); err != nil && !xapi.IsCode(err, codeHandleInvalid) {
+		if err := xapi.UnlessGone(ctx, api, o.Class, ref, remove(api, ref)); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@
 //	         undoing finds none    which carries the run
 //
 //	Keep     the object is part of the result and outlives the run
-//	Unwind   every other object is undone, the newest first, whatever became of the run's context
+//	Unwind   every other object is undone, in each pool the newest first, whatever became of the run's context
 //	Recover  the same for runs whose process died, and for what an Unwind could not remove
 //
 // How an object is undone depends on its kind only: an Undoer gets nothing but the record, so that the process that made the

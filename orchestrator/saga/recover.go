@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/report"
@@ -13,7 +14,7 @@ import (
 // Recovered says what became of one run.
 type Recovered struct {
 	Run    state.Run
-	Undone []state.Object // in the order of their removal
+	Undone []state.Object // in each pool in the order of their removal
 	Err    error          // what could not be removed, and why; the next Recover tries it again
 }
 
@@ -27,6 +28,25 @@ func Recover(ctx context.Context, store *state.Store, undoers Undoers) ([]Recove
 	if err != nil {
 		return nil, err
 	}
+	return recoverRuns(ctx, store, pending, undoers)
+}
+
+// Sweep is Recover for what runs that have ended left behind, and for nothing else.
+func Sweep(ctx context.Context, store *state.Store, undoers Undoers) ([]Recovered, error) {
+	ended, err := LeftOvers(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	return recoverRuns(ctx, store, ended, undoers)
+}
+
+// LeftOvers lists the runs that have ended and left objects behind.
+func LeftOvers(ctx context.Context, store *state.Store) ([]state.Run, error) {
+	pending, err := store.PendingRuns(ctx)
+	return slices.DeleteFunc(pending, func(r state.Run) bool { return !r.Report.State.Final() }), err
+}
+
+func recoverRuns(ctx context.Context, store *state.Store, pending []state.Run, undoers Undoers) ([]Recovered, error) {
 	var all []Recovered
 	for _, run := range pending {
 		if err := ctx.Err(); err != nil {

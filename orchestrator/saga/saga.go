@@ -5,14 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
-// unwindTimeout bounds one Unwind: shutting a delegate down and destroying its disks takes seconds, a busy repository may
-// hold them for ten times five (xapi-facts §14.4).
-const unwindTimeout = 5 * time.Minute
+const (
+	// unwindTimeout bounds the undoing of one run's objects, in all pools at once.
+	unwindTimeout = 5 * time.Minute
+	// undoTimeout bounds one attempt to undo one object: shutting a delegate down and destroying its disks takes seconds, a
+	// busy repository may hold them for ten times five (xapi-facts §14.4).
+	undoTimeout = 90 * time.Second
+	// outage is how long a pool that does not answer is tried again: a restart of its toolstack takes 10 to 60 s.
+	outage      = 2 * time.Minute
+	outagePause = 3 * time.Second
+)
 
 // ErrUnknownKind says that a recorded object cannot be undone because nobody said how.
 var ErrUnknownKind = errors.New("no undoer for this kind of object")
@@ -30,12 +39,24 @@ func (u Undoers) undo(ctx context.Context, store *state.Store, o state.Object) e
 	if !ok {
 		return fmt.Errorf("undoing %s: %w", o.Name, ErrUnknownKind)
 	}
-	if err := undo(ctx, o); err != nil {
-		return fmt.Errorf("undoing %s %s (%s): %w", o.Class, o.Name, orUnknown(o.UUID), err)
+	attempt, cancel := context.WithTimeoutCause(ctx, undoTimeout,
+		fmt.Errorf("not done within %v: %w", undoTimeout, context.DeadlineExceeded))
+	defer cancel()
+	if err := undo(attempt, o); err != nil {
+		err = fmt.Errorf("undoing %s %s (%s): %w", o.Class, o.Name, orUnknown(o.UUID), err)
+		if attempt.Err() == nil && xapi.IsTemporary(err) {
+			return &temporaryError{err}
+		}
+		return err
 	}
-	_, err := store.RecordUndone(ctx, o)
+	_, err := store.RecordUndone(context.WithoutCancel(ctx), o)
 	return err
 }
+
+// temporaryError is the failure of an undoing that is worth repeating soon.
+type temporaryError struct{ error }
+
+func (e *temporaryError) Unwrap() error { return e.error }
 
 func orUnknown(uuid string) string {
 	if uuid == "" {
@@ -98,35 +119,78 @@ func (s *Saga) Undo(ctx context.Context, o state.Object) error {
 	return s.undoers.undo(ctx, s.store, o)
 }
 
-// Unwind removes what the run made and did not Keep, the newest first: at the end of a good run its temporary objects, after
-// a failure all of them. It goes on when ctx has ended, for a few minutes at most, and past objects that it cannot remove;
-// their errors are joined, and Recover tries them again.
+// Unwind removes what the run made and did not Keep: at the end of a good run its temporary objects, after a failure all of
+// them. It goes on when ctx has ended, for a few minutes at most, and past objects that it cannot remove; their errors are
+// joined, and Recover tries them again.
+//
+// Pools are unwound at the same time and independently, so that one that hangs does not keep what is left in another; within a
+// pool the newest object goes first. While a pool does not answer, as during a restart of its toolstack, its objects are tried
+// again for some two minutes.
 func (s *Saga) Unwind(ctx context.Context) error {
-	_, err := unwind(ctx, s.store, s.run, s.undoers)
+	_, err := unwind(context.WithoutCancel(ctx), s.store, s.run, s.undoers)
 	return err
 }
 
 // unwind also returns what it has undone.
 func unwind(ctx context.Context, store *state.Store, run string, undoers Undoers) (undone []state.Object, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwindTimeout)
+	ctx, cancel := context.WithTimeout(ctx, unwindTimeout)
 	defer cancel()
 	objects, err := store.Objects(ctx, run)
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
+	pools := map[string][]state.Object{} // what is to go, the newest first
 	for _, o := range slices.Backward(objects) {
-		if !o.Pending() {
-			continue
+		if o.Pending() {
+			pools[o.Pool] = append(pools[o.Pool], o)
 		}
-		if err := undoers.undo(ctx, store, o); err != nil {
-			errs = append(errs, err)
-			continue
+	}
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex // of undone and errs
+		errs  []error
+	)
+	for _, pending := range pools {
+		group.Go(func() {
+			gone, err := undoers.undoAll(ctx, store, pending)
+			mu.Lock()
+			defer mu.Unlock()
+			undone, errs = append(undone, gone...), append(errs, err)
+		})
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return undone, err
+	}
+	return undone, store.ReleaseRun(context.WithoutCancel(ctx), run)
+}
+
+// undoAll undoes objects of one pool in their order. When the pool did not answer for one of them all that failed are tried
+// again: an object may have been held by one that could not be undone either.
+func (u Undoers) undoAll(ctx context.Context, store *state.Store, pending []state.Object) (undone []state.Object, err error) {
+	giveUp := time.Now().Add(outage)
+	for {
+		var (
+			failed []state.Object
+			errs   []error
+		)
+		for _, o := range pending {
+			if err := u.undo(ctx, store, o); err != nil {
+				failed, errs = append(failed, o), append(errs, err)
+				continue
+			}
+			undone = append(undone, o)
 		}
-		undone = append(undone, o)
+		err := errors.Join(errs...)
+		var temporary *temporaryError
+		if !errors.As(err, &temporary) || time.Now().After(giveUp) {
+			return undone, err
+		}
+		select {
+		case <-time.After(outagePause):
+		case <-ctx.Done():
+			return undone, err
+		}
+		pending = failed
 	}
-	if len(errs) > 0 {
-		return undone, errors.Join(errs...)
-	}
-	return undone, store.ReleaseRun(ctx, run)
 }

@@ -40,28 +40,55 @@ func (s *Store) AddPool(ctx context.Context, p Pool) error {
 	if err := p.validate(); err != nil {
 		return err
 	}
-	password, err := s.secrets.seal(p.Password.Reveal())
-	if err != nil {
-		return err
-	}
-	addresses, err := json.Marshal(p.Addresses)
-	if err != nil {
-		return fmt.Errorf("adding pool %s: %w", p.Name, err)
-	}
-	fingerprints, err := json.Marshal(p.Fingerprints)
+	sealed, err := s.seal(p)
 	if err != nil {
 		return fmt.Errorf("adding pool %s: %w", p.Name, err)
 	}
 	_, err = s.db.ExecContext(ctx,
 		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added)
 		 VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		p.UUID, p.Name, string(addresses), p.Username, password, string(fingerprints), p.DelegateAddresses, timeText(time.Now()))
+		p.UUID, p.Name, sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, timeText(time.Now()))
 	if isUnique(err) {
 		return fmt.Errorf("adding pool %s (%s): the name or the pool is known: see the list of pools: %w", p.Name, p.UUID, ErrExists)
 	} else if err != nil {
 		return fmt.Errorf("adding pool %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// UpdatePool replaces what is known of how to reach a pool, all but its name, uuid and Added, by which nothing else is touched.
+// No pool of that name and uuid is an ErrNotFound.
+func (s *Store) UpdatePool(ctx context.Context, p Pool) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	sealed, err := s.seal(p)
+	if err != nil {
+		return fmt.Errorf("updating pool %s: %w", p.Name, err)
+	}
+	result, err := s.db.ExecContext(ctx,
+		`UPDATE pools SET addresses = ?, username = ?, secret_password = ?, fingerprints = ?, delegate_addresses = ? WHERE uuid = ? AND name = ?`,
+		sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, p.UUID, p.Name)
+	if err != nil {
+		return fmt.Errorf("updating pool %s: %w", p.Name, err)
+	}
+	return changedOne(result, fmt.Sprintf("pool %s (%s)", p.Name, p.UUID))
+}
+
+// sealedPool holds the columns of a pool that are not stored as they are.
+type sealedPool struct{ addresses, password, fingerprints string }
+
+func (s *Store) seal(p Pool) (sealed sealedPool, err error) {
+	if sealed.password, err = s.secrets.seal(p.Password.Reveal()); err != nil {
+		return sealed, err
+	}
+	addresses, err := json.Marshal(p.Addresses)
+	if err != nil {
+		return sealed, err
+	}
+	fingerprints, err := json.Marshal(p.Fingerprints)
+	sealed.addresses, sealed.fingerprints = string(addresses), string(fingerprints)
+	return sealed, err
 }
 
 const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added FROM pools `

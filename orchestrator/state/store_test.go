@@ -186,6 +186,42 @@ func TestPools(t *testing.T) {
 	}
 }
 
+func TestUpdatePool(t *testing.T) {
+	store := newFolders(t).open(t)
+	ctx := t.Context()
+	addPools(t, store)
+	addReplica(t, store)
+	before, err := store.Pool(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := state.Pool{
+		UUID: before.UUID, Name: "a", Addresses: []string{"new.test", "other.test"}, Username: "admin", Password: "changed",
+		Fingerprints: []string{"01"}, DelegateAddresses: "198.51.100.0/24",
+	}
+	if err := store.UpdatePool(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	want.Added = before.Added
+	got, err := store.Pool(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || got.Password.Reveal() != "changed" {
+		t.Errorf("updated pool, password %q: %s", got.Password.Reveal(), diff)
+	}
+	if other, err := store.Pool(ctx, "b"); err != nil || other.Password.Reveal() != "secret of b" {
+		t.Errorf("pool b was touched: %+v, %v", other, err)
+	}
+	want.Name = "b"
+	if err := store.UpdatePool(ctx, want); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("updating pool a under the name of b: %v, want ErrNotFound", err)
+	}
+	if err := store.UpdatePool(ctx, state.Pool{UUID: before.UUID, Name: "a"}); err == nil {
+		t.Error("a pool without address was taken")
+	}
+}
+
 func TestRemovePool(t *testing.T) {
 	store := newFolders(t).open(t)
 	addPools(t, store)

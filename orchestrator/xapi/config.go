@@ -13,6 +13,7 @@ const (
 	defaultPort        = "443"
 	defaultOriginator  = "understudy"
 	defaultCallTimeout = 5 * time.Minute
+	defaultOutage      = 90 * time.Second
 )
 
 // Config says how to reach a pool.
@@ -31,6 +32,9 @@ type Config struct {
 	// CallTimeout bounds one call, login included; waiting for an event or a task is not bounded by it. Default
 	// five minutes: long operations run as tasks.
 	CallTimeout time.Duration
+	// Outage is how long a wait for a task goes on while the pool does not answer: the task often survives a restart of
+	// the toolstack, which takes 10 to 60 s. Default 90 s.
+	Outage time.Duration
 }
 
 // prepared checks the configuration and fills in the defaults.
@@ -61,6 +65,9 @@ func (c Config) prepared() (Config, error) {
 	}
 	if c.CallTimeout <= 0 {
 		c.CallTimeout = defaultCallTimeout
+	}
+	if c.Outage <= 0 {
+		c.Outage = defaultOutage
 	}
 	return c, nil
 }

@@ -3,6 +3,7 @@ package xapi
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -18,6 +19,7 @@ const (
 	codeVDIInUse             = "VDI_IN_USE"
 	codeOtherOperation       = "OTHER_OPERATION_IN_PROGRESS"
 	codeTaskCancelled        = "TASK_CANCELLED"
+	codeStillBooting         = "HOST_STILL_BOOTING"
 )
 
 var (
@@ -56,6 +58,27 @@ func (e *Error) Error() string {
 func IsCode(err error, codes ...string) bool {
 	var failure *Error
 	return errors.As(err, &failure) && slices.Contains(codes, failure.Code)
+}
+
+// IsGone reports whether err says that the object ref itself exists no more. HANDLE_INVALID alone does not say so: its
+// parameters are class and reference of any object that the call came across, a task among them.
+func IsGone(err error, ref Ref) bool {
+	var failure *Error
+	return errors.As(err, &failure) && failure.Code == codeHandleInvalid && len(failure.Params) > 1 && failure.Params[1] == string(ref)
+}
+
+// IsTemporary reports whether err says nothing but that the pool did not answer, or not yet: a connection that was refused or
+// broke, a session that ended, a toolstack that is starting, which takes it 10 to 60 s. What is idempotent is worth repeating
+// then.
+func IsTemporary(err error) bool {
+	var certificate *CertificateError
+	if errors.Is(err, ErrAuthentication) || errors.As(err, &certificate) {
+		return false // waiting does not help
+	}
+	var status *StatusError
+	return isTransport(err) || errors.Is(err, ErrOutcomeUnknown) ||
+		IsCode(err, codeStillBooting, codeSessionInvalid, codeHostIsSlave) ||
+		errors.As(err, &status) && status.Status >= http.StatusBadGateway
 }
 
 // CertificateError says that a host showed a certificate that is not among the pinned ones.

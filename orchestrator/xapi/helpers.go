@@ -12,6 +12,9 @@ const (
 	// A disk can stay in use for some seconds after its unplug (xapi-facts §14.4).
 	destroyAttempts = 10
 	destroyPause    = 5 * time.Second
+	// settleTimeout bounds AwaitTasks, settlePause is the time between its looks.
+	settleTimeout = 30 * time.Second
+	settlePause   = 250 * time.Millisecond
 )
 
 // GetRecord reads one record of a class, such as GetRecord[VM](ctx, api, "VM", ref). An object that is gone is
@@ -62,7 +65,12 @@ func DestroyVDI(ctx context.Context, api API, ref Ref) error {
 	for attempt := 1; ; attempt++ {
 		err := api.Run(ctx, "VDI.destroy", nil, ref)
 		switch {
-		case err == nil, IsCode(err, codeHandleInvalid):
+		case err == nil:
+			return nil
+		case IsCode(err, codeHandleInvalid):
+			if err = UnlessGone(ctx, api, "VDI", ref, err); err != nil {
+				return fmt.Errorf("destroy VDI %s: %w", ref, err)
+			}
 			return nil
 		case !IsCode(err, codeVDIInUse, codeOtherOperation):
 			return fmt.Errorf("destroy VDI %s: %w", ref, err)
@@ -72,6 +80,50 @@ func DestroyVDI(ctx context.Context, api API, ref Ref) error {
 		}
 		if err := pause(ctx, destroyPause); err != nil {
 			return fmt.Errorf("destroy VDI %s: %w", ref, err)
+		}
+	}
+}
+
+// UnlessGone settles the error of a removal: nil when the object exists no more, else err. A HANDLE_INVALID may be about
+// another object, such as a disk that a VM's record still names; then the pool is asked for this one.
+func UnlessGone(ctx context.Context, api API, class string, ref Ref, err error) error {
+	if !IsCode(err, codeHandleInvalid) {
+		return err
+	}
+	if IsGone(err, ref) || IsGone(api.Call(ctx, class+".get_uuid", nil, ref), ref) {
+		return nil
+	}
+	return err
+}
+
+// AwaitTasks waits until the tasks of a name, such as Async.VM.clone, that are pending when it is called have ended, for some
+// 30 s at most; ended tells whether they have. A task exists from the call on, even while it is queued: once all have ended,
+// whatever a call from before was to make is there, and whole. Later tasks are not waited for, so that a busy pool does not
+// hold the caller up.
+func AwaitTasks(ctx context.Context, api API, name string) (ended bool, err error) {
+	deadline := time.Now().Add(settleTimeout)
+	var awaited map[Ref]bool // nil before the first look
+	for {
+		tasks, err := AllRecords[Task](ctx, api, "task")
+		if err != nil {
+			return false, err
+		}
+		pending := map[Ref]bool{}
+		for ref, task := range tasks {
+			working := task.Status == TaskPending || task.Status == taskCancelling
+			if working && task.NameLabel == name && (awaited == nil || awaited[ref]) {
+				pending[ref] = true
+			}
+		}
+		if len(pending) == 0 {
+			return true, nil
+		}
+		if time.Now().After(deadline) {
+			return false, nil
+		}
+		awaited = pending
+		if err := pause(ctx, settlePause); err != nil {
+			return false, err
 		}
 	}
 }

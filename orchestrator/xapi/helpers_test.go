@@ -81,7 +81,7 @@ func TestDestroyVDIWaitsForAnUnplug(t *testing.T) {
 			api := &scripted{}
 			api.answer = func(string) (string, error) {
 				if len(api.asked) <= c.failures {
-					return "", &xapi.Error{Code: c.code}
+					return "", &xapi.Error{Code: c.code, Params: []string{"VDI", "ref"}}
 				}
 				return "", nil
 			}

@@ -15,6 +15,8 @@ const (
 	cancelTimeout = 800 * time.Millisecond
 	// destroyTimeout bounds the removal of a finished task.
 	destroyTimeout = 10 * time.Second
+	// outagePause is the time between attempts to reach a pool that has stopped answering while a task is waited for.
+	outagePause = 2 * time.Second
 )
 
 // Values of Task.Status (xapi-facts §3).
@@ -37,8 +39,8 @@ func WithProgress(ctx context.Context, report func(float64)) context.Context {
 }
 
 // Run runs a method as a task (Async.<method>) and waits until it ends. A reference or string that it returns is
-// stored in result; nil discards it. A failed or cancelled task is an *Error. When the task disappears, or the pool
-// cannot be reached until it ends, the error is ErrOutcomeUnknown.
+// stored in result; nil discards it. A failed or cancelled task is an *Error. While the pool cannot be reached, the wait
+// goes on for Config.Outage; after that, or when the task disappears, the error is ErrOutcomeUnknown.
 //
 // When ctx ends, the task is asked to stop and Run returns; the operation may still go on for a while, or
 // succeed.
@@ -65,56 +67,86 @@ func (c *Client) Run(ctx context.Context, method string, result *string, args ..
 	}
 }
 
-// waitTask returns the task's record once it is no longer pending; status is written last (xapi-facts §3).
+// taskWatch waits for one task; status is written last (xapi-facts §3).
+type taskWatch struct {
+	client *Client
+	ref    Ref
+	token  string
+	task   Task
+	report func(float64) // may be nil
+	seen   float64       // the progress last reported
+}
+
+// waitTask returns the task's record once it is no longer pending.
 func (c *Client) waitTask(ctx context.Context, ref Ref) (Task, error) {
-	report, _ := ctx.Value(progressKey{}).(func(float64))
-	var task Task
-	seen := -1.0
-	done := func() bool {
-		if report != nil && task.Progress != seen {
-			seen = task.Progress
-			report(seen)
-		}
-		return task.Status != TaskPending && task.Status != taskCancelling
-	}
-	token := ""
+	w := taskWatch{client: c, ref: ref, seen: -1}
+	w.report, _ = ctx.Value(progressKey{}).(func(float64))
+	var lost time.Time // since when the pool has not answered; zero: it does
 	for {
-		batch, err := c.Events(ctx, []string{"task/" + string(ref)}, token, taskWait)
-		if token != "" && IsCode(err, codeTokenParseFailure) {
-			token = ""
+		done, err := w.look(ctx)
+		switch {
+		case err == nil && done:
+			return w.task, nil
+		case err == nil:
+			lost = time.Time{}
 			continue
+		case !IsTemporary(err):
+			return w.task, err
+		case lost.IsZero():
+			lost = time.Now()
+		case time.Since(lost) > c.config.Outage:
+			return w.task, err
 		}
-		if err != nil {
-			return task, err
-		}
-		token = batch.Token
-		for _, event := range batch.Events {
-			if event.Ref != ref {
-				continue
-			}
-			if event.Operation == EventDelete {
-				return task, fmt.Errorf("its task %s was removed before its end was seen", ref)
-			}
-			if err := event.Decode(&task); err != nil {
-				return task, err
-			}
-			if done() {
-				return task, nil
-			}
-		}
-		if len(batch.Events) > 0 {
-			continue
-		}
-		if err := c.Call(ctx, "task.get_record", &task, ref); err != nil {
-			if IsCode(err, codeHandleInvalid) {
-				return task, fmt.Errorf("its task %s is gone: %w", ref, err)
-			}
-			return task, err
-		}
-		if done() {
-			return task, nil
+		w.token = "" // tokens do not survive a restart of the toolstack
+		if err := pause(ctx, min(outagePause, c.config.Outage/4)); err != nil {
+			return w.task, err
 		}
 	}
+}
+
+// look waits once for a change of the task and reports whether it has ended.
+func (w *taskWatch) look(ctx context.Context) (done bool, err error) {
+	batch, err := w.client.Events(ctx, []string{"task/" + string(w.ref)}, w.token, taskWait)
+	if w.token != "" && IsCode(err, codeTokenParseFailure) {
+		w.token = ""
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	w.token = batch.Token
+	for _, event := range batch.Events {
+		if event.Ref != w.ref {
+			continue
+		}
+		if event.Operation == EventDelete {
+			return false, fmt.Errorf("its task %s was removed before its end was seen", w.ref)
+		}
+		if err := event.Decode(&w.task); err != nil {
+			return false, err
+		}
+		if w.ended() {
+			return true, nil
+		}
+	}
+	if len(batch.Events) > 0 {
+		return false, nil
+	}
+	if err := w.client.Call(ctx, "task.get_record", &w.task, w.ref); err != nil {
+		if IsCode(err, codeHandleInvalid) {
+			return false, fmt.Errorf("its task %s is gone: %w", w.ref, err)
+		}
+		return false, err
+	}
+	return w.ended(), nil
+}
+
+func (w *taskWatch) ended() bool {
+	if w.report != nil && w.task.Progress != w.seen {
+		w.seen = w.task.Progress
+		w.report(w.seen)
+	}
+	return w.task.Status != TaskPending && w.task.Status != taskCancelling
 }
 
 // cancelTask asks a task to stop, for a caller whose context has ended.

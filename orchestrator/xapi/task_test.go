@@ -183,3 +183,27 @@ func TestEventsSendsAFloatAndReadsTheBatch(t *testing.T) {
 		t.Errorf("batch %+v", batch)
 	}
 }
+
+// TestRunOutlastsARestart has a toolstack that is away while a task goes on, with the token lost besides.
+func TestRunOutlastsARestart(t *testing.T) {
+	starting := value(failure{"HOST_STILL_BOOTING"})
+	host := hostWithTask(t, taskEvent("pending", 0, ""), starting, starting, taskEvent("success", 1, "<value>x</value>"))
+	config := configFor(host)
+	config.Outage = time.Second
+	var result string
+	if err := dial(t, config).Run(t.Context(), "VM.clone", &result); err != nil || result != "x" {
+		t.Errorf("%q, %v", result, err)
+	}
+	if got := fmt.Sprint(host.last("event.from").Params); got != "[OpaqueRef:session [task/OpaqueRef:task]  10]" {
+		t.Errorf("the last wait was %s", got)
+	}
+}
+
+func TestRunGivesAPoolUpThatStaysAway(t *testing.T) {
+	host := hostWithTask(t, value(failure{"HOST_STILL_BOOTING"}))
+	config := configFor(host)
+	config.Outage = 50 * time.Millisecond
+	if err := dial(t, config).Run(t.Context(), "VM.clone", nil); !errors.Is(err, xapi.ErrOutcomeUnknown) || !xapi.IsTemporary(err) {
+		t.Errorf("got %v", err)
+	}
+}
