@@ -8,6 +8,7 @@ import (
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // markDirty makes 'dirty' with the run's generation durable in the state database and in the markers. Nothing may be written
@@ -109,7 +110,7 @@ func (d *diskRun) knownExtents(ctx context.Context) ([]manifest.Digest, error) {
 	geometry := manifest.Geometry{Size: d.plan.Size}
 	hasher := d.store.Installation().DigestKey.NewHasher()
 	if d.plan.Baseline == BaselineZero {
-		return zeroExtents(geometry, hasher), nil
+		return transfer.ZeroBaseline(d.store.Installation().DigestKey, d.plan.Size).Extents(), nil
 	}
 	if d.base == nil {
 		return nil, nil
@@ -134,20 +135,6 @@ func (d *diskRun) knownExtents(ctx context.Context) ([]manifest.Digest, error) {
 		known[record.Extent] = hasher.Extent(record.Blocks)
 	}
 	return known, nil
-}
-
-// zeroExtents are the extent digests of a disk of zeroes.
-func zeroExtents(g manifest.Geometry, h *manifest.Hasher) []manifest.Digest {
-	extents := make([]manifest.Digest, g.Extents())
-	last := g.Extents() - 1
-	if last > 0 {
-		whole := h.Extent(h.ZeroBlocks(g, 0))
-		for e := range last {
-			extents[e] = whole
-		}
-	}
-	extents[last] = h.Extent(h.ZeroBlocks(g, last))
-	return extents
 }
 
 // compose makes the manifest that the run leads to, durably, and checks that it is that of what was read.
