@@ -237,13 +237,16 @@ func testQueueLimit(t *testing.T, a, b *netproto.Conn) {
 }
 
 func testCancel(t *testing.T, a, b *netproto.Conn) {
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("the disk is gone") // a peer is told why, not that something was cancelled
+	time.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
 	within(t, "cancelled read", func() {
 		_, err := b.ReadFrame(ctx)
-		wantError(t, "cancelled read", err, context.Canceled)
+		wantError(t, "cancelled read", err, cause)
 	})
-	wantError(t, "write with a dead context", a.WriteFrame(ctx, small), context.Canceled)
+	_, err := b.ReadFrame(ctx)
+	wantError(t, "read with a dead context", err, cause)
+	wantError(t, "write with a dead context", a.WriteFrame(ctx, small), cause)
 	sent := fillWindow(t, a, make([]byte, 64<<10)) // ends by a cancelled write
 	for range sent {
 		mustRead(t, b).Release()

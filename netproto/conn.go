@@ -49,7 +49,7 @@ type Conn struct {
 // link carries frames to the peer: over a socket, or straight into the other end's inbox.
 type link interface {
 	// begin waits until a frame may follow, and returns room for its payload, to be filled before commit.
-	// It returns the context's error, or errEnded when the connection has ended.
+	// It returns the context's cause, or errEnded when the connection has ended.
 	begin(ctx context.Context, t Type, length int) (slot, error)
 	commit(slot)
 	// grant widens the peer's window. It never blocks.
@@ -108,7 +108,7 @@ func (c *Conn) Stats() Stats {
 // before it returns. Frames of one goroutine arrive in order. It waits for the window when t is bulk, and while earlier frames
 // fill the line; when it returns the frame is on its way, but only an answer of the application tells that it arrived.
 //
-// Errors: ErrFrame, the context's, and once the connection has ended its reason — net.ErrClosed after Close, *RemoteError,
+// Errors: ErrFrame, the context's cause, and once the connection has ended its reason — net.ErrClosed after Close, *RemoteError,
 // ErrPeerSilent, io.ErrClosedPipe when the peer has closed.
 func (c *Conn) WriteFrame(ctx context.Context, t Type, payload ...[]byte) error {
 	length := 0
@@ -121,8 +121,8 @@ func (c *Conn) WriteFrame(ctx context.Context, t Type, payload ...[]byte) error 
 	if length > MaxPayload {
 		return fmt.Errorf("%w: payload of %d bytes, more than %d; split it", ErrFrame, length, MaxPayload)
 	}
-	if err := ctx.Err(); err != nil {
-		return c.writeError(t, err)
+	if ctx.Err() != nil {
+		return c.writeError(t, context.Cause(ctx))
 	}
 	select {
 	case <-c.done:
@@ -163,10 +163,10 @@ func (c *Conn) writeError(t Type, err error) error {
 
 // ReadFrame returns the next frame of the application. The caller releases it.
 //
-// Errors: the context's; and after the last frame the reason of the end — io.EOF itself when the peer closed, *RemoteError when
+// Errors: the context's cause; and after the last frame the reason of the end — io.EOF itself when the peer closed, *RemoteError when
 // it reported an error, ErrPeerSilent, ErrProtocol, io.ErrUnexpectedEOF when the line was cut, net.ErrClosed after Close.
 func (c *Conn) ReadFrame(ctx context.Context) (Frame, error) {
-	err := ctx.Err()
+	err := context.Cause(ctx)
 	var f Frame
 	if err == nil {
 		f, err = c.inbox.get(ctx)

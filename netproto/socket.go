@@ -68,7 +68,7 @@ func (s *socket) begin(ctx context.Context, t Type, length int) (slot, error) {
 		b.bytes = b.bytes[:start+length]
 		return slot{payload: b.bytes[start:], batch: b}, nil
 	case <-ctx.Done():
-		return slot{}, ctx.Err()
+		return slot{}, context.Cause(ctx)
 	case <-s.conn.done:
 		return slot{}, errEnded
 	}

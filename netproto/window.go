@@ -27,7 +27,7 @@ func newCredit(limit int) *credit {
 	return c
 }
 
-// take waits until cost bytes may be sent. It returns the context's error, or errEnded once done is closed.
+// take waits until cost bytes may be sent. It returns the context's cause, or errEnded once done is closed.
 func (c *credit) take(ctx context.Context, done <-chan struct{}, cost int) error {
 	if err := receive(ctx, done, c.turn); err != nil {
 		return err
@@ -121,7 +121,7 @@ func receive[T any](ctx context.Context, done <-chan struct{}, from <-chan T) er
 	case <-from:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-done:
 		return errEnded
 	}

@@ -75,8 +75,8 @@ func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manifest.Key, t Tuning, p *Progress, visit func(*extent) error) error {
 	workers := hashers()
 	buffers, depth, _ := t.buffers(workers)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	group, ctx := newGroup(ctx)
 	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{
 		QueueDepth: depth, Pool: blockio.NewPool(buffers), End: g.Size,
@@ -96,14 +96,14 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 			case todo <- e:
 			case <-ctx.Done():
 				e.release()
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
 			select {
 			case ordered <- e:
 			case <-ctx.Done():
 				<-e.hashed
 				e.release()
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
 		}
 		return nil
@@ -128,7 +128,7 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 				continue
 			}
 			if failed = visit(e); failed != nil {
-				cancel() // reading stops; what is on its way is drained here
+				cancel(failed) // reading stops; what is on its way is drained here
 			}
 		}
 		return failed
