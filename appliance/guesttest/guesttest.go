@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,7 +14,8 @@ import (
 	"github.com/understudy-dr/understudy/appliance/control"
 )
 
-// Hand is what dom0 does to the guest. Its methods fail the test when they cannot do so.
+// Hand is what dom0 does to the guest. Its methods fail the test when they cannot do so. What they do may take a moment to reach the
+// guest, and what the guest does to reach them: order is kept, and the suite waits.
 type Hand interface {
 	// WriteDomain sets who the guest is; again with another id, as a migration does.
 	WriteDomain(d appliance.Domain)
@@ -43,6 +46,8 @@ func TestGuest(t *testing.T, start func(t *testing.T) (appliance.Guest, Hand)) {
 		{"Devices", testDevices},
 		{"DevicesPresentAtStart", testDevicesPresent},
 		{"Shutdown", testShutdown},
+		{"ShutdownAgain", testShutdownAgain},
+		{"Concurrent", testConcurrent},
 		{"Cancel", testCancel},
 		{"PowerOff", testPowerOff},
 	}
@@ -54,6 +59,16 @@ func TestGuest(t *testing.T, start func(t *testing.T) (appliance.Guest, Hand)) {
 	}
 }
 
+// eventually waits until ok, and returns whether it came to that.
+func eventually(ok func() bool) bool {
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
 func testDomain(t *testing.T, g appliance.Guest, h Hand) {
 	if _, err := g.Domain(t.Context()); !errors.Is(err, appliance.ErrNoDomain) {
 		t.Errorf("without identity: error %v, want ErrNoDomain", err)
@@ -61,8 +76,9 @@ func testDomain(t *testing.T, g appliance.Guest, h Hand) {
 	for _, id := range []string{"first-boot", "migrated"} {
 		want := appliance.Domain{VM: "4f1b7a1e-0000-4000-8000-000000000001", UniqueID: id}
 		h.WriteDomain(want)
-		got, err := g.Domain(t.Context())
-		if err != nil || got != want {
+		var got appliance.Domain
+		var err error
+		if !eventually(func() bool { got, err = g.Domain(t.Context()); return err == nil && got == want }) {
 			t.Errorf("Domain is %+v, %v, want %+v", got, err, want)
 		}
 	}
@@ -75,8 +91,7 @@ func testInput(t *testing.T, g appliance.Guest, h Hand) {
 	}
 	want := map[string]string{"nonce": "0123abcd", "address": "127.1.2.3/8", "orchestrator": "ff", "later-name": ""}
 	h.WriteInput(want)
-	got, err = g.Input(t.Context())
-	if err != nil || !maps.Equal(got, want) {
+	if !eventually(func() bool { got, err = g.Input(t.Context()); return err == nil && maps.Equal(got, want) }) {
 		t.Errorf("Input is %v, %v, want %v", got, err, want)
 	}
 }
@@ -91,7 +106,11 @@ func testPublish(t *testing.T, g appliance.Guest, h Hand) {
 	if err := g.Publish(t.Context(), entries...); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range []appliance.Entry{entries[0], entries[2], entries[3]} {
+	last := entries[len(entries)-1]
+	if !eventually(func() bool { got, ok := h.ReadPublication(last.Key); return ok && got == last.Value }) {
+		t.Errorf("published %s is not there", last.Key)
+	}
+	for _, e := range []appliance.Entry{entries[0], entries[2], last} { // who sees the last sees all
 		if got, ok := h.ReadPublication(e.Key); !ok || got != e.Value {
 			t.Errorf("published %s is %q, %v, want %q", e.Key, got, ok, e.Value)
 		}
@@ -163,14 +182,91 @@ func testDevicesPresent(t *testing.T, g appliance.Guest, h Hand) {
 
 func testShutdown(t *testing.T, g appliance.Guest, h Hand) {
 	h.RequestShutdown(appliance.ShutdownPowerOff)
+	expectShutdown(t, g, h, appliance.ShutdownPowerOff)
+}
+
+func expectShutdown(t *testing.T, g appliance.Guest, h Hand, want appliance.Shutdown) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	word, err := g.AwaitShutdown(ctx)
-	if err != nil || word != appliance.ShutdownPowerOff {
-		t.Errorf("AwaitShutdown is %q, %v, want %q", word, err, appliance.ShutdownPowerOff)
+	if err != nil || word != want {
+		t.Errorf("AwaitShutdown is %q, %v, want %q", word, err, want)
 	}
-	if !h.Acknowledged() {
+	if !eventually(h.Acknowledged) {
 		t.Error("the request was not acknowledged")
+	}
+}
+
+// A request is delivered once; the next is another, also when it comes while the guest waits.
+func testShutdownAgain(t *testing.T, g appliance.Guest, h Hand) {
+	h.RequestShutdown(appliance.ShutdownReboot)
+	expectShutdown(t, g, h, appliance.ShutdownReboot)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if word, err := g.AwaitShutdown(ctx); err == nil {
+		t.Errorf("AwaitShutdown returned %q for a request that was acknowledged", word)
+	}
+	words := make(chan appliance.Shutdown, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		word, err := g.AwaitShutdown(ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		words <- word
+	}()
+	time.Sleep(50 * time.Millisecond) // it waits by now
+	h.RequestShutdown(appliance.ShutdownHalt)
+	if word := <-words; word != appliance.ShutdownHalt || !eventually(h.Acknowledged) {
+		t.Errorf("AwaitShutdown is %q, want %q, acknowledged", word, appliance.ShutdownHalt)
+	}
+}
+
+// All methods may be called at once.
+func testConcurrent(t *testing.T, g appliance.Guest, h Hand) {
+	domain := appliance.Domain{VM: "4f1b7a1e-0000-4000-8000-000000000001", UniqueID: "boot"}
+	h.WriteDomain(domain)
+	h.WriteInput(map[string]string{"nonce": "0123abcd"})
+	if !eventually(func() bool { input, err := g.Input(t.Context()); return err == nil && len(input) == 1 }) {
+		t.Fatal("the configuration does not arrive")
+	}
+	events := watch(t, g)
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiting, group sync.WaitGroup
+	waiting.Go(func() {
+		if word, err := g.AwaitShutdown(ctx); err == nil {
+			t.Errorf("AwaitShutdown returned %q though nobody asked", word)
+		}
+	})
+	key := func(caller int) string { return "attr/caller-" + strconv.Itoa(caller) }
+	const callers, rounds = 4, 10
+	for caller := range callers {
+		group.Go(func() {
+			for round := range rounds {
+				if err := g.Publish(t.Context(), appliance.Entry{Key: key(caller), Value: strconv.Itoa(round)}); err != nil {
+					t.Error(err)
+				}
+				if got, err := g.Domain(t.Context()); err != nil || got != domain {
+					t.Errorf("Domain is %+v, %v, want %+v", got, err, domain)
+				}
+				if got, err := g.Input(t.Context()); err != nil || got["nonce"] != "0123abcd" {
+					t.Errorf("Input is %v, %v, want the nonce", got, err)
+				}
+			}
+		})
+	}
+	h.Plug(6, false)
+	expectPlugged(t, next(t, events), 6, false)
+	group.Wait()
+	cancel()
+	waiting.Wait()
+	for caller := range callers {
+		want := strconv.Itoa(rounds - 1)
+		if !eventually(func() bool { got, _ := h.ReadPublication(key(caller)); return got == want }) {
+			t.Errorf("the last value of %s is not %s", key(caller), want)
+		}
 	}
 }
 
@@ -194,7 +290,8 @@ func testPowerOff(t *testing.T, g appliance.Guest, h Hand) {
 	if err := g.PowerOff(t.Context(), cause); err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := h.ReadPublication(control.CauseKey); !ok || got != cause {
+	if !eventually(func() bool { got, ok := h.ReadPublication(control.CauseKey); return ok && got == cause }) {
+		got, ok := h.ReadPublication(control.CauseKey)
 		t.Errorf("published cause is %q, %v, want %q", got, ok, cause)
 	}
 }
