@@ -38,7 +38,7 @@ type Config struct {
 // SRConfig describes a storage repository.
 type SRConfig struct {
 	Name     string
-	Type     string // "nfs", "ext", "lvm", …; "nfs" when shared, else "ext"
+	Type     string // "nfs", "ext", "lvm", "iso", …; "nfs" when shared, else "ext"
 	Shared   bool   // plugged on all hosts; else on Host only
 	Host     int    // number of the host of a local SR
 	Capacity int64  // bytes; 1 TiB

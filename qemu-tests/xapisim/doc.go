@@ -1,9 +1,9 @@
 // Package xapisim is a simulated pool: a real HTTPS server that speaks the XenAPI, with real disk files behind its VDIs.
 //
 // It exists so that the whole product, and clients that others wrote, can be tried in seconds and without a hypervisor.
-// It is an independent judge: it imports nothing of the product's client, is strict where xapi is strict and answers
-// with the error codes of xapi (xapi-facts §1 to §8, xapi-observed). It is also the ground on which wider parts of the
-// XenAPI are to stand, so almost everything in it is driven by tables:
+// It is an independent judge: of the product it imports the data model and the reader of XVAs, nothing of the client; it is
+// strict where xapi is strict and answers with the error codes of xapi (xapi-facts §1 to §8 and §10, xapi-observed). It is
+// also the ground on which wider parts of the XenAPI are to stand, so almost everything in it is driven by tables:
 //
 //	       POST /jsonrpc
 //	            |
@@ -22,9 +22,12 @@
 //	     <dir>/<SR uuid>/<VDI uuid>.raw    |
 //	            ^                          |
 //	            +------- domain.go: one Guest a running VM, started by a World
+//	            ^
+//	       PUT /import: 200 at once, then the body, of which only the task tells (upload.go, import.go)
 //
-// A VM that boots from a disk of a delegate template is started in Config.World; every other VM gets a built-in guest
-// that has drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with
+// A VM that boots from a disk of a delegate template, or from a copy of one, is started in Config.World; such a template is
+// what AddDelegateTemplate makes, or an imported VM with the mark of one. Every other VM gets a built-in guest that has
+// drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with
 // NOT_IMPLEMENTED, so that it cannot be taken for one that works.
 //
 // One mutex guards the database. A call holds it except while it copies a disk, waits, or talks to a guest; what must not

@@ -2,6 +2,9 @@ package xapisim
 
 import "github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
 
+// Dir is the folder of the SRs' folders.
+func (p *Pool) Dir() string { return p.config.Dir }
+
 // DecodeRequest reads a request as the server does and takes each of its parameters as every kind of argument. It gives
 // the answers to a failure and to a success that echoes the parameters.
 func DecodeRequest(body []byte) (answers [][]byte, err error) {

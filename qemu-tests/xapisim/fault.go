@@ -8,7 +8,7 @@ import (
 )
 
 // Rule makes calls of one method go wrong. The zero Rule of a method does nothing; its members combine: a delay, then
-// one of an error or a cut.
+// one of an error or a cut. The method of PUT /import is "http/put_import".
 type Rule struct {
 	Method   string        // such as "VDI.create": matches the asynchronous form too; "" matches every method
 	After    int           // so many matching calls are let through first
@@ -17,6 +17,7 @@ type Rule struct {
 	Error    *Error        // answered instead of carrying the call out; of an asynchronous call, by its task
 	Cut      bool          // the connection is closed without an answer and the call is not carried out
 	CutReply bool          // the call is carried out, then the connection is closed without an answer
+	CutAfter int64         // of uploads only: the connection is closed when so many bytes of the body have been read
 }
 
 type activeRule struct {
@@ -70,7 +71,7 @@ func (p *Pool) Fault(r Rule) (remove func()) {
 }
 
 // Calls counts the requests for a method so far, on all hosts and whatever their outcome. "VM.start" and
-// "Async.VM.start" are counted apart.
+// "Async.VM.start" are counted apart. Uploads are counted as "http/put_import".
 func (p *Pool) Calls(method string) int {
 	p.faults.mu.Lock()
 	defer p.faults.mu.Unlock()

@@ -82,6 +82,9 @@ func (p *Pool) buildSR(config SRConfig) (*object, error) {
 		"name_label": config.Name, "type": config.Type, "content_type": "user", "shared": config.Shared,
 		"physical_size": config.Capacity,
 	}
+	if config.Type == "iso" {
+		values["content_type"] = "iso"
+	}
 	device := map[string]string{"device": "/dev/disk/by-id/" + config.Name}
 	if config.Type == "nfs" {
 		device = map[string]string{"server": "192.0.2.1", "serverpath": "/" + config.Name}

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"os"
 	"strconv"
+
+	"github.com/understudy-dr/understudy/image/xva"
 )
 
 // VMConfig describes a VM that AddVM puts into a pool. Zero members take the defaults that stand beside them.
@@ -76,14 +78,12 @@ func (p *Pool) AddDelegateTemplate(sr, version string) (Added, error) {
 	defer p.mu.Unlock()
 	added, err := p.addVM(VMConfig{
 		Name: "Understudy delegate " + version, Memory: 256 << 20, Disks: []DiskConfig{{Name: "delegate", Size: delegateDiskSize, SR: sr}},
-		OtherConfig: map[string]string{"understudy:kind": "delegate-template", "understudy:version": version},
+		OtherConfig: map[string]string{xva.KeyKind: xva.KindDelegateTemplate, xva.KeyVersion: version},
 	}, map[string]any{"is_a_template": true, "has_vendor_device": false})
 	if err != nil {
 		return Added{}, fmt.Errorf("xapisim: delegate template: %w", errors.Join(err, p.discard(added)))
 	}
-	for _, vbd := range p.db.refs(p.db.find("VM", added.Ref), "VBDs", "VBD") {
-		p.delegateDisks[vbd.text("VDI")] = true
-	}
+	p.noteDelegate(p.db.find("VM", added.Ref))
 	return added, nil
 }
 

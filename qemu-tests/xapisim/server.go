@@ -69,13 +69,8 @@ func nextIP(first net.IP, n int) net.IP {
 func (p *Pool) serve(h *host) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost { // the XML-RPC route, which is not spoken here
-			page(w, http.StatusInternalServerError, "Xmlm.Error(1:1, \"expected root element\")")
-			return
-		}
-		page(w, http.StatusForbidden, "")
-	})
+	mux.HandleFunc("/import", func(w http.ResponseWriter, r *http.Request) { p.serveImport(h, w, r) })
+	mux.HandleFunc("/", elsewhere)
 	h.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
@@ -86,6 +81,15 @@ func (p *Pool) serve(h *host) {
 	p.group.Go(func() {
 		_ = h.server.Serve(tlsListener) // always ends with http.ErrServerClosed, through Close
 	})
+}
+
+// elsewhere answers what no other handler takes: a POST goes to the XML-RPC route, which is not spoken here.
+func elsewhere(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		page(w, http.StatusInternalServerError, "Xmlm.Error(1:1, \"expected root element\")")
+		return
+	}
+	page(w, http.StatusForbidden, "")
 }
 
 func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
@@ -135,18 +139,33 @@ func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer) // a client that has gone is no concern of the server
 }
 
+// pages are the texts of xapi's HTML pages that say nothing particular.
+var pages = map[int]string{
+	http.StatusFound:        "<h1>HTTP 302 Found</h1>",
+	http.StatusBadRequest:   "<h1>HTTP 400 bad request</h1>Use a properly-formed request.",
+	http.StatusUnauthorized: "<h1>HTTP 401 unauthorised</h1>Please check your credentials and retry.",
+	http.StatusForbidden:    "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden.",
+}
+
+// additional is the page of an internal error.
+func additional(detail string) string {
+	return htmlPage("<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. " +
+		"If the problem persists, please contact your support representative.<h1> Additional information </h1>" +
+		html.EscapeString(detail))
+}
+
+func htmlPage(text string) string { return "<html><body>" + text + "</body></html>" }
+
 // page answers with one of xapi's HTML pages and closes the connection.
 func page(w http.ResponseWriter, status int, detail string) {
-	text := "<h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden."
+	text := htmlPage(pages[status])
 	if status == http.StatusInternalServerError {
-		text = "<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. " +
-			"If the problem persists, please contact your support representative.<h1> Additional information </h1>" +
-			html.EscapeString(detail)
+		text = additional(detail)
 	}
 	w.Header().Set("Content-Type", "text/html")
 	w.Header().Set("Connection", "close")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, "<html><body>"+text+"</body></html>")
+	_, _ = io.WriteString(w, text)
 }
 
 // sleep waits and tells whether the time has passed; false means that ctx ended first.

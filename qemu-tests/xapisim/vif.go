@@ -1,6 +1,7 @@
 package xapisim
 
 import (
+	"cmp"
 	"net"
 	"slices"
 	"strconv"
@@ -50,6 +51,26 @@ func vifDestroy(c *call) (any, error) {
 	}
 	c.db.remove(vif)
 	return nil, nil
+}
+
+// interfaces describes a VM's VIFs as they are attached. Their own MTU is informative only: what counts is the key mtu of
+// their other_config, else the network's (xapi-facts §6.5).
+func (p *Pool) interfaces(vm *object) []VIF {
+	var out []VIF
+	for _, vif := range p.db.refs(vm, "VIFs", "VIF") {
+		mtu, err := strconv.ParseInt(vif.table("other_config")["mtu"], 10, 64)
+		if err != nil {
+			mtu = 1500
+			if network := p.db.find("network", vif.text("network")); network != nil {
+				mtu = network.integer("MTU")
+			}
+		}
+		out = append(out, VIF{Device: vif.text("device"), MAC: vif.text("MAC"), MTU: mtu})
+	}
+	slices.SortFunc(out, func(a, b VIF) int {
+		return cmp.Or(cmp.Compare(len(a.Device), len(b.Device)), cmp.Compare(a.Device, b.Device)) // as numbers
+	})
+	return out
 }
 
 // vifAttach keeps the books only: networks carry nothing here.

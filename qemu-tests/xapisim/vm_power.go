@@ -199,6 +199,7 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 		delegate = delegate || len(machine.Disks) == 0 && c.delegateDisks[vdi.ref]
 		machine.Disks = append(machine.Disks, disk)
 	}
+	machine.VIFs = c.interfaces(vm)
 	return machine, delegate, nil
 }
 

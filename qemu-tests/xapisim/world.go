@@ -21,7 +21,8 @@ type Machine struct {
 	Memory         int64  // bytes
 	VCPUs          int64
 	Firmware       string            // "bios" or "uefi"
-	Disks          []Disk            // attached at boot, the boot disk among them
+	Disks          []Disk            // attached at boot, by position, the boot disk first
+	VIFs           []VIF             // by device number
 	Data           map[string]string // the vm-data tree by key ("vm-data/a/b"); a key with an empty value may be a directory
 }
 
@@ -30,6 +31,13 @@ type Disk struct {
 	UserDevice string // position, a decimal number
 	Path       string // absolute path of a raw file
 	ReadOnly   bool
+}
+
+// VIF is a virtual network interface as it is attached to a machine.
+type VIF struct {
+	Device string // position, a decimal number
+	MAC    string // as in the pool's database, aa:bb:cc:dd:ee:ff
+	MTU    int64  // bytes
 }
 
 // ErrDetachRejected is what Guest.Unplug gives when the guest refuses to let a disk go.
