@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ type configuration struct {
 	domain       Domain
 	nonce        string
 	orchestrator netproto.Fingerprint
-	address      netip.Addr
+	network      NetworkSpec
 	hash         string // control.ConfigurationHash
 }
 
@@ -68,19 +67,36 @@ func parseInput(input map[string]string) (c configuration, err error) {
 	if c.orchestrator, err = netproto.ParseFingerprint(input[control.InputOrchestrator]); err != nil {
 		return c, fmt.Errorf("key %s%s: %w", control.InputPrefix, control.InputOrchestrator, err)
 	}
-	prefix, err := netip.ParsePrefix(input[control.InputAddress])
-	if err != nil {
-		return c, fmt.Errorf("key %s%s: it is ip/prefix: %w", control.InputPrefix, control.InputAddress, err)
+	if c.network, err = parseNetwork(input); err != nil {
+		return c, err
 	}
-	c.address = prefix.Addr()
 	c.hash = control.ConfigurationHash(input)
 	return c, nil
 }
 
-// listenAddress is where to listen.
-func (c configuration) listenAddress(override string) string {
-	if override != "" {
-		return override
+func parseNetwork(input map[string]string) (spec NetworkSpec, err error) {
+	wrong := func(name string, err error) error { return fmt.Errorf("key %s%s: %w", control.InputPrefix, name, err) }
+	switch address := input[control.InputAddress]; address {
+	case control.AddressDHCP:
+	case control.AddressDHCP6:
+		spec.DHCP6 = true
+	default:
+		if spec.Address, err = netip.ParsePrefix(address); err != nil {
+			return spec, wrong(control.InputAddress, fmt.Errorf("it is ip/prefix, %s or %s: %w", control.AddressDHCP, control.AddressDHCP6, err))
+		}
 	}
-	return net.JoinHostPort(c.address.String(), strconv.Itoa(control.Port))
+	if gateway, ok := input[control.InputGateway]; ok {
+		if spec.Gateway, err = netip.ParseAddr(gateway); err != nil || spec.Gateway.Zone() != "" {
+			return spec, wrong(control.InputGateway, fmt.Errorf("%.80q: it is an IP address without a zone", gateway))
+		}
+	}
+	if mtu, ok := input[control.InputMTU]; ok {
+		if spec.MTU, err = strconv.Atoi(mtu); err != nil || spec.MTU == 0 {
+			return spec, wrong(control.InputMTU, fmt.Errorf("%.80q: it is a number of bytes", mtu))
+		}
+	}
+	if err := spec.check(); err != nil {
+		return spec, fmt.Errorf("keys %s{%s,%s,%s}: %w", control.InputPrefix, control.InputAddress, control.InputGateway, control.InputMTU, err)
+	}
+	return spec, nil
 }

@@ -5,6 +5,8 @@
 //	Guest ── Input, Domain ──▶ Run ── Publish: PV keys, then identity ──▶ Guest
 //	      ── WatchDevices ───▶ devices.Registry
 //	      ── AwaitShutdown ──▶ stop
+//	Network ── Up: the address ──▶ listen
+//	        ── Watch ──▶ events; stop when the address is lost
 //
 //	port 7811, mutual TLS 1.3 ─┬─ ALPN control ── orchestrator's key only ──▶ HTTP API ──▶ tasks.Manager
 //	                           └─ ALPN data ───── keys that tasks named ────▶ netproto ──▶ tasks.Manager (by token)

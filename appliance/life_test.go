@@ -2,6 +2,7 @@ package appliance_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -36,13 +37,23 @@ func TestStatus(t *testing.T) {
 		t.Errorf("identity is %+v", d.identity)
 	}
 	for key, want := range map[string]string{
-		"attr/PVAddons/MajorVersion": "8", "feature/hotplug/vbd": "1", "control/feature-shutdown": "1",
+		"attr/PVAddons/MajorVersion": "8", "attr/PVAddons/BuildVersion": "1", "feature/hotplug/vbd": "1", "feature/hotplug/vif": "1",
+		"control/feature-shutdown": "1", "data/os_name": "Understudy delegate 1.2.3", "data/os_distro": "understudy",
 		"attr/vif/0/ipv4/0": strings.TrimSuffix(d.address, ":7811"),
 	} {
 		if got, _ := d.ReadPublication(key); got != want {
 			t.Errorf("published %s is %q, want %q", key, got, want)
 		}
 	}
+	for _, key := range []string{"data/os_uname", "data/ts", "data/updated"} {
+		if got, _ := d.ReadPublication(key); got == "" {
+			t.Errorf("%s was not published", key)
+		}
+	}
+	d.eventually("ready logged", func() bool {
+		page, err := d.Events(t.Context(), 0, 0)
+		return err == nil && strings.Contains(fmt.Sprint(page.Events), "ready uptime=")
+	})
 	stats := d.Stats()
 	if stats.Sent < 500 || stats.Received < 500 || stats.Received > 10_000 {
 		t.Errorf("control bytes are %+v", stats)
@@ -79,6 +90,15 @@ func (d *delegate) expectOrderedEnd(cause string) {
 	}
 	if got, _ := d.ReadPublication(control.CauseKey); !strings.Contains(got, cause) {
 		d.t.Errorf("published cause is %q, want %q", got, cause)
+	}
+}
+
+// What ends the process around the delegate is its cause.
+func TestToldToEnd(t *testing.T) {
+	for cause, told := range map[string]error{"told to end": nil, "memory is short": errors.New("memory is short")} {
+		d := launch(t)
+		d.tell(told)
+		d.expectOrderedEnd(cause)
 	}
 }
 

@@ -1,11 +1,13 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,7 +23,7 @@ const (
 
 // listen waits for the address: a network card may still be coming up.
 func (r *runner) listen(ctx context.Context) (net.Listener, error) {
-	address := r.configuration.listenAddress(r.options.Listen)
+	address := cmp.Or(r.options.Listen, net.JoinHostPort(r.address.String(), strconv.Itoa(control.Port)))
 	ctx, cancel := context.WithTimeout(ctx, r.options.ListenTimeout)
 	defer cancel()
 	for {

@@ -13,6 +13,8 @@ import (
 type Options struct {
 	Guest   Guest
 	Version string // of the software; 1 to 64 bytes without ':'
+	// Network brings the machine's network up; nil: the configured address is there already, as with a local process.
+	Network Network
 	// Listen overrides the configured address and port, "ip:port".
 	Listen string
 	// Buffered opens disks through the page cache, for test directories on file systems without direct I/O.
@@ -22,6 +24,8 @@ type Options struct {
 
 	// IdleTimeout is how long the delegate lives without a request of its orchestrator; default 15 min.
 	IdleTimeout time.Duration
+	// NetworkTimeout bounds Network.Up; default 30 s, in which DHCP has tried several times.
+	NetworkTimeout time.Duration
 	// ListenTimeout is how long Run waits for its address to appear; default 10 s.
 	ListenTimeout time.Duration
 	// PeerWait and OrchestratorWait are those of tasks.Options.
@@ -45,6 +49,7 @@ func (o Options) withDefaults() (Options, error) {
 		standard time.Duration
 	}{
 		{&o.IdleTimeout, 15 * time.Minute},
+		{&o.NetworkTimeout, 30 * time.Second},
 		{&o.ListenTimeout, 10 * time.Second},
 		{&o.DomainPoll, 2 * time.Second},
 	} {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +26,7 @@ const eventCapacity = 512
 type runner struct {
 	options       Options
 	configuration configuration // its domain changes; see mu
+	address       netip.Addr    // in use
 	identity      *netproto.Identity
 	devices       *devices.Registry
 	tasks         *tasks.Manager
@@ -55,20 +58,33 @@ func Run(ctx context.Context, o Options) error {
 		log: slog.New(slog.NewMultiHandler(o.Console, events.NewHandler(ring, slog.LevelInfo))),
 	}
 	err = r.run(ctx)
-	if err == nil {
+	if told := context.Cause(ctx); told != nil && (err == nil || errors.Is(err, told)) {
 		err = ordered{"told to end"}
+		if told != context.Canceled { //nolint:errorlint // a context without a cause has this very error
+			err = ordered{told.Error()}
+		}
 	}
 	r.log.Info("power off", "cause", err)
 	// The machine must go and say why even when ctx has ended; a guest that hangs must not keep it.
 	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if offErr := o.Guest.PowerOff(farewell, err.Error()); offErr != nil {
+	if offErr := o.Guest.PowerOff(farewell, causeText(err)); offErr != nil {
 		return errors.Join(err, fmt.Errorf("appliance: power off: %w", offErr))
 	}
 	if errors.As(err, new(ordered)) {
 		return nil
 	}
 	return fmt.Errorf("appliance: %w", err)
+}
+
+// causeText is an error as one line that fits a value of XenStore.
+func causeText(err error) string {
+	const most = 1024
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
 }
 
 // run works until there is a reason to end, and returns it; nil when ctx ended.
@@ -82,6 +98,9 @@ func (r *runner) run(ctx context.Context) (err error) {
 		return err
 	}
 	if r.identity, err = netproto.NewIdentity(); err != nil {
+		return err
+	}
+	if err := r.bringUp(ctx); err != nil {
 		return err
 	}
 	listener, err := r.listen(ctx)
@@ -117,7 +136,10 @@ func (r *runner) serve(outer context.Context, listener net.Listener) error {
 	start("watch for shutdown", r.watchShutdown)
 	start("watch the domain", r.watchDomain)
 	start("watch the orchestrator", r.watchIdle)
-	start("publish", r.publish)
+	if r.options.Network != nil {
+		start("watch the network", r.watchNetwork)
+	}
+	start("publish", r.announce)
 
 	<-ctx.Done()
 	r.tasks.Close()

@@ -38,7 +38,8 @@ type delegate struct {
 	orchestrator *netproto.Identity
 	identity     control.Identity // as published
 	*control.Client
-	ended chan error // the result of Run
+	ended chan error              // the result of Run
+	tell  context.CancelCauseFunc // ends Run's context
 }
 
 func newIdentity(t *testing.T) *netproto.Identity {
@@ -88,13 +89,14 @@ func (d *delegate) start(change func(*appliance.Options)) {
 	if change != nil {
 		change(&o)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
+	d.tell = cancel
 	go func() { d.ended <- appliance.Run(ctx, o) }()
 	d.t.Cleanup(func() {
 		if d.Client != nil {
 			d.Client.Close()
 		}
-		cancel()
+		cancel(nil)
 		_ = d.awaitEnd()
 		if err := guest.Close(); err != nil {
 			d.t.Error(err)

@@ -23,6 +23,9 @@ type ClientOptions struct {
 	Address  string               // of the delegate, "ip:port"
 	Identity *netproto.Identity   // the orchestrator's
 	Peer     netproto.Fingerprint // the delegate's, as published and matched by nonce
+	// Dial connects to the delegate where its network is reached by other means than the host's own, as with one behind a
+	// userspace switch; nil: by net.Dialer. It is safe for concurrent use and ends with its context.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Timeout bounds one request beside the time that it asks the delegate to wait; default 30 s.
 	Timeout time.Duration
 }
@@ -39,6 +42,9 @@ type Client struct {
 func NewClient(o ClientOptions) *Client {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
 	}
 	c := &Client{options: o}
 	c.transport = &http.Transport{
@@ -62,7 +68,7 @@ func (c *Client) Stats() Stats { return c.meter.stats() }
 func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, network, address)
+	raw, err := c.options.Dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

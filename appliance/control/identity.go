@@ -23,7 +23,15 @@ const (
 const (
 	InputNonce        = "nonce"        // hexadecimal, drawn for this start
 	InputOrchestrator = "orchestrator" // fingerprint of the one who may control the delegate
-	InputAddress      = "address"      // "ip/prefix" of the delegate
+	InputAddress      = "address"      // "ip/prefix" of the delegate, or AddressDHCP or AddressDHCP6
+	InputGateway      = "gateway"      // optional: the IP address of the default route's router; not with DHCP
+	InputMTU          = "mtu"          // optional: 576 to 9216 bytes, at least 1280 with IPv6
+)
+
+// Values of InputAddress beside an address. The delegate then publishes the address it got under attr/vif/0/ before its identity.
+const (
+	AddressDHCP  = "dhcp"
+	AddressDHCP6 = "dhcp6"
 )
 
 // ConfigurationHash is the SHA-256, in hexadecimal, over the input keys as sorted lines "name=value\n", names without

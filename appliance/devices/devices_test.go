@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/appliance/devices"
 	"github.com/understudy-dr/understudy/blockio"
@@ -218,5 +220,64 @@ func TestDirect(t *testing.T) {
 	}
 	if err := lease.Release(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A disk that is torn away ends its user at the first request that fails, before the guest has noticed.
+func TestTornAway(t *testing.T) {
+	for name, tear := range map[string]func(path string) error{
+		"node gone": os.Remove,
+		"size 0":    func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := devices.NewRegistry(true)
+			r.SetOpen(func(path string, o blockio.Options) (blockio.Device, error) {
+				device, err := blockio.Open(path, o)
+				return blockio.NewFaulty(device, blockio.Rule{Err: unix.EIO}), err
+			})
+			path := image(t, 8192)
+			r.Plug(4, path, false)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			leases, err := r.Acquire("task", cancel, 4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			device, err := leases[0].OpenTarget()
+			if err != nil {
+				t.Fatal(err)
+			}
+			operations := map[string]func() error{
+				"read":  func() error { _, err := device.ReadAt(make([]byte, 512), 0); return err },
+				"write": func() error { _, err := device.WriteAt(make([]byte, 512), 0); return err },
+				"zero":  func() error { return device.WriteZeroes(0, 512) },
+				"flush": device.Flush,
+			}
+			for what, operation := range operations {
+				if err := operation(); !errors.Is(err, unix.EIO) || errors.Is(err, devices.ErrUnplugged) {
+					t.Errorf("%s of a bad disk: %v, want EIO alone", what, err)
+				}
+			}
+			if ctx.Err() != nil {
+				t.Fatal("a bad disk that is still there ended its user as unplugged")
+			}
+			if err := tear(path); err != nil {
+				t.Fatal(err)
+			}
+			for what, operation := range operations {
+				if err := operation(); !errors.Is(err, unix.EIO) || !errors.Is(err, devices.ErrUnplugged) {
+					t.Errorf("%s: %v, want EIO and ErrUnplugged", what, err)
+				}
+			}
+			if cause := context.Cause(ctx); !errors.Is(cause, devices.ErrUnplugged) {
+				t.Errorf("cause is %v, want ErrUnplugged", cause)
+			}
+			if err := leases[0].Release(); !errors.Is(err, devices.ErrUnplugged) {
+				t.Errorf("release: %v, want ErrUnplugged, as the flush failed", err)
+			}
+			r.Unplug(4)
+			if list := r.List(); len(list) != 0 {
+				t.Errorf("disks are %+v, want none", list)
+			}
+		})
 	}
 }

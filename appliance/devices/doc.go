@@ -6,5 +6,6 @@
 //
 //	guest ── Plug, Unplug ──▶ Registry ◀── Acquire ── task      List, Detach ── control API
 //	                             │            │
-//	                             └─ cancels ─▶ Lease: Open … Release    (a disk unplugged under a task ends it)
+//	                             └─ cancels ─▶ Lease: Open … Release    (a disk unplugged under a task ends it, and so does one
+//	                                                    that fails because it is gone: the kernel knows before the guest)
 package devices

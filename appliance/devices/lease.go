@@ -37,6 +37,9 @@ func (l *Lease) OpenTarget() (blockio.Device, error) {
 	if l.disk.readOnly {
 		return nil, fmt.Errorf("disk %d: %w as it was plugged: plug it for writing", l.number, blockio.ErrReadOnly)
 	}
+	if err := checkWritable(l.disk.path); err != nil {
+		return nil, fmt.Errorf("disk %d: %w", l.number, err)
+	}
 	l.writing = true
 	if err := l.open(blockio.Options{}); err != nil {
 		return nil, err
@@ -53,7 +56,7 @@ func (l *Lease) open(o blockio.Options) error {
 	if err != nil {
 		return fmt.Errorf("disk %d: %w", l.number, err)
 	}
-	l.device = device
+	l.device = guarded{device, l}
 	l.registry.mu.Lock()
 	defer l.registry.mu.Unlock()
 	l.disk.size, l.disk.sectorSize = device.Size(), device.SectorSize()

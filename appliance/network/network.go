@@ -1,0 +1,110 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/understudy-dr/understudy/appliance"
+)
+
+// Errors a caller may decide on; all name their mend.
+var (
+	// ErrNoInterface: the machine has no Ethernet interface.
+	ErrNoInterface = errors.New("no Ethernet interface: give the VM a VIF")
+	// ErrNoLink: the interface has no carrier.
+	ErrNoLink = errors.New("no link: connect the VM's VIF to a network")
+	// ErrAddressTaken: another machine has the address.
+	ErrAddressTaken = errors.New("the address is in use by another machine: choose a free one")
+	// ErrNoLease: no DHCP server gave or prolonged a lease.
+	ErrNoLease = errors.New("no DHCP lease: check the network's DHCP server, or give an address")
+)
+
+// timing is how patient everything is.
+type timing struct {
+	interfaceWait time.Duration // for the interface and for its link, each
+	probeInterval time.Duration // between the probes for another owner of an IPv4 address, and after the last
+	defend        time.Duration // between two reports, and defences, of a conflict (RFC 5227: 10 s)
+	dhcpTry       time.Duration // for an answer to the first transmission to DHCP servers; each further one has twice as long
+	dhcpTries     int
+	leasePause    time.Duration // between two attempts to renew a lease, at least (RFC 2131 §4.4.5: a minute)
+	look          time.Duration // between two looks at link, address and neighbour
+}
+
+var standardTiming = timing{
+	interfaceWait: 10 * time.Second, probeInterval: 150 * time.Millisecond, defend: 10 * time.Second,
+	dhcpTry: 1500 * time.Millisecond, dhcpTries: 4, leasePause: 10 * time.Second, look: 250 * time.Millisecond,
+}
+
+// Network is an appliance.Network. Up and Watch are called one after the other.
+type Network struct {
+	timing timing
+	link   link
+	// What is in use once Up has returned.
+	address netip.Prefix
+	gateway netip.Addr // invalid: none, or the kernel's own
+	lease   *lease     // nil: a static address
+}
+
+// link is the one interface.
+type link struct {
+	index int
+	name  string
+	mac   mac
+}
+
+// mac is an Ethernet address.
+type mac [6]byte
+
+func (m mac) String() string { return net.HardwareAddr(m[:]).String() }
+
+// New returns the network of this machine, or of the network namespace that the process is in.
+func New() *Network { return &Network{timing: standardTiming} }
+
+// Up implements appliance.Network.
+func (n *Network) Up(ctx context.Context, spec appliance.NetworkSpec) (netip.Prefix, error) {
+	if err := n.raise(ctx, spec.MTU); err != nil {
+		return netip.Prefix{}, err
+	}
+	n.address, n.gateway = spec.Address, spec.Gateway
+	if !spec.Address.IsValid() {
+		if err := n.obtain(ctx, spec); err != nil {
+			return netip.Prefix{}, fmt.Errorf("interface %s: %w", n.link.name, err)
+		}
+	}
+	claim := n.claim4
+	if n.address.Addr().Is6() {
+		claim = n.claim6
+	}
+	if err := claim(ctx); err != nil {
+		return netip.Prefix{}, fmt.Errorf("interface %s: address %s: %w", n.link.name, n.address, err)
+	}
+	if n.gateway.IsValid() {
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: n.link.index, Gw: n.gateway.AsSlice()}); err != nil {
+			return netip.Prefix{}, fmt.Errorf("default route by gateway %s: %w; it must lie in the network %s", n.gateway, err, n.address.Masked())
+		}
+	}
+	return n.address, nil
+}
+
+// obtain takes a lease: its address, gateway and MTU. A configured MTU outranks the lease's.
+func (n *Network) obtain(ctx context.Context, spec appliance.NetworkSpec) (err error) {
+	if spec.DHCP6 {
+		n.lease, err = n.obtain6(ctx)
+	} else {
+		n.lease, err = n.obtain4(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	n.address, n.gateway = n.lease.prefix, n.lease.gateway
+	if spec.MTU == 0 && n.lease.mtu != 0 {
+		return n.setMTU(n.lease.mtu)
+	}
+	return nil
+}
