@@ -85,7 +85,7 @@ func (a *app) root() *cobra.Command {
 	flags.TextVar(&a.logLevel, "log-level", slog.LevelWarn, "least `level` of log lines on standard error: debug, info, warn, error")
 	root.AddCommand(
 		group("pool", "The pools that understudy works with", a.poolAdd(), a.poolList(), a.poolCheck(), a.poolRemove()),
-		group("delegate", "The appliance VMs that read and write disks", a.delegateList()),
+		group("delegate", "The appliance VMs that read and write disks", a.delegateDeploy(), a.delegateTest(), a.delegateList()),
 		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaVerify()),
 		a.replicate(), a.gc(), a.bench(), a.benchEnd(), a.printVersion(), exitCodesTopic(),
 	)

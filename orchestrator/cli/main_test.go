@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,15 +14,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/understudy-dr/understudy/image/xva"
 	"github.com/understudy-dr/understudy/orchestrator/cli"
 	"github.com/understudy-dr/understudy/qemu-tests/worlds"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
+
+// scripts numbers the networks of scripts, from anywhere, since tests of other packages may run at the same time.
+var scripts atomic.Uint32
+
+func init() { scripts.Store(uint32(os.Getpid())) }
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
@@ -44,6 +52,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command takes a second under the race detector
 			env.Setenv("UNDERSTUDY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("UNDERSTUDY_KEY_FILE", filepath.Join(env.WorkDir, "key"))
+			third := scripts.Add(1) // scripts run at the same time
 			for n, name := range []string{"a", "b"} {
 				pool, err := newPool(name, filepath.Join(env.WorkDir, "pool-"+name), abd)
 				if err != nil {
@@ -53,7 +62,9 @@ func TestScripts(t *testing.T) {
 				env.Values[name] = pool
 				env.Setenv(strings.ToUpper(name), pool.Address())
 				env.Setenv(strings.ToUpper(name)+"_FINGERPRINT", pool.Fingerprint())
-				env.Setenv(strings.ToUpper(name)+"_RANGE", "127."+strconv.Itoa(60+n)+"."+strconv.Itoa(1+os.Getpid()%250)+".0/24")
+				network := "127." + strconv.Itoa(60+n) + "." + strconv.Itoa(1+int(third)%250)
+				env.Setenv(strings.ToUpper(name)+"_NETWORK", network)
+				env.Setenv(strings.ToUpper(name)+"_RANGE", network+".0/24")
 			}
 			return nil
 		},
@@ -63,6 +74,7 @@ func TestScripts(t *testing.T) {
 			"image":  image,
 			"scribe": scribe,
 			"stop":   stop,
+			"xva":    writeXVA,
 		},
 	})
 }
@@ -149,6 +161,21 @@ func image(ts *testscript.TestScript, neg bool, args []string) {
 	seed, err := strconv.ParseUint(args[2], 10, 8)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), noise(size, byte(seed)), 0o600))
+}
+
+// writeXVA makes an image of a delegate: xva FILE VERSION.
+func writeXVA(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: xva FILE VERSION")
+	}
+	disk := noise(4<<20, 1)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	err = xva.Write(f, xva.Appliance{
+		Name: "delegate", Version: args[1], Memory: 256 << 20, VCPUs: 1,
+		Disk: xva.Disk{Name: "boot", Size: int64(len(disk)), Content: bytes.NewReader(disk)},
+	})
+	ts.Check(errors.Join(err, f.Close()))
 }
 
 // stop POOL ends a pool: it answers no more.

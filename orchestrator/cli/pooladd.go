@@ -19,6 +19,9 @@ import (
 
 const (
 	passwordVariable = "UNDERSTUDY_POOL_PASSWORD"
+	addressesFlag    = "delegate-addresses"
+	gatewayFlag      = "delegate-gateway"
+	mtuFlag          = "delegate-mtu"
 	maxPassword      = 4 << 10 // bytes
 )
 
@@ -33,11 +36,15 @@ type poolDocument struct {
 	Username          string    `json:"username"`
 	Fingerprints      []string  `json:"fingerprints"`
 	DelegateAddresses string    `json:"delegate_addresses"`
+	DelegateGateway   string    `json:"delegate_gateway"` // empty: none
+	DelegateMTU       int       `json:"delegate_mtu"`     // 0: the network's own
 	Added             time.Time `json:"added"`
 }
 
 func documentOf(p state.Pool) poolDocument {
-	return poolDocument{p.Name, p.UUID, p.Addresses, p.Username, p.Fingerprints, p.DelegateAddresses, p.Added}
+	return poolDocument{
+		p.Name, p.UUID, p.Addresses, p.Username, p.Fingerprints, p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.Added,
+	}
 }
 
 func (a *app) poolAdd() *cobra.Command {
@@ -52,11 +59,12 @@ func (a *app) poolAdd() *cobra.Command {
 		Short: "Make a pool known, or change how it is reached, after a login",
 		Long: "Makes a pool known under NAME. The password is read from --password-file, or is that\n" + passwordSource + ".\n\n" +
 			"A pool is recognised by the certificates of its hosts: compare the fingerprint with that on the host's\nconsole (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) and give it with\n--fingerprint; or accept what is shown now with --trust-first-use.\n\n" +
-			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses when they are given. Replicas stay as they are.",
+			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses, gateway and MTU when they are given. Replicas stay as they are.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
-			return a.addPool(c.Context(), p, trustFirstUse, func() (string, error) { return readPassword(passwordFile, c.InOrStdin()) })
+			given := func(flag string) bool { return c.Flags().Changed(flag) }
+			return a.addPool(c.Context(), p, given, trustFirstUse, func() (string, error) { return readPassword(passwordFile, c.InOrStdin()) })
 		},
 	}
 	flags := c.Flags()
@@ -65,7 +73,9 @@ func (a *app) poolAdd() *cobra.Command {
 	flags.StringVar(&passwordFile, "password-file", "", "`file` with the password")
 	flags.StringSliceVar(&p.Fingerprints, "fingerprint", nil, "`SHA-256` fingerprints of the certificates that are accepted")
 	flags.BoolVar(&trustFirstUse, "trust-first-use", false, "accept the certificates that are shown now")
-	flags.StringVar(&p.DelegateAddresses, "delegate-addresses", "", "`ranges` of addresses that delegates may take, such as 10.0.0.20-10.0.0.40/24")
+	flags.StringVar(&p.DelegateAddresses, addressesFlag, "", "`ranges` of addresses that delegates may take, such as 10.0.0.20-10.0.0.40/24")
+	flags.StringVar(&p.DelegateGateway, gatewayFlag, "", "`router` of the delegates' network, to reach delegates of other sites; empty: none")
+	flags.IntVar(&p.DelegateMTU, mtuFlag, 0, "`bytes` of the delegates' largest packets; 0: as their network has it")
 	required(c, "address", "username")
 	c.MarkFlagsMutuallyExclusive("fingerprint", "trust-first-use")
 	return c
@@ -80,10 +90,10 @@ func required(c *cobra.Command, names ...string) {
 	}
 }
 
-func (a *app) addPool(ctx context.Context, p state.Pool, trustFirstUse bool, password func() (string, error)) error {
-	if p.DelegateAddresses != "" {
-		if _, err := placement.ParseAddresses(p.DelegateAddresses); err != nil {
-			return usagef("--delegate-addresses: %w", err)
+func (a *app) addPool(ctx context.Context, p state.Pool, given func(flag string) bool, trustFirstUse bool, password func() (string, error)) error {
+	if given(addressesFlag) { // else it is checked with what is known of the pool
+		if err := checkNetwork(p); err != nil {
+			return err
 		}
 	}
 	if len(p.Fingerprints) == 0 {
@@ -113,7 +123,7 @@ func (a *app) addPool(ctx context.Context, p state.Pool, trustFirstUse bool, pas
 		return err
 	}
 	defer store.Close() //nolint:errcheck // what was added is durable
-	done, err := addOrUpdate(ctx, store, p)
+	done, err := addOrUpdate(ctx, store, p, given)
 	if err != nil {
 		return err
 	}
@@ -129,18 +139,48 @@ func (a *app) addPool(ctx context.Context, p state.Pool, trustFirstUse bool, pas
 
 // addOrUpdate keeps a pool that has let us in, and says which of the two was done. A pool with replicas cannot be removed and
 // added: its password, certificates and addresses are changed by adding the same pool under the same name again.
-func addOrUpdate(ctx context.Context, store *state.Store, p state.Pool) (done string, err error) {
+func addOrUpdate(ctx context.Context, store *state.Store, p state.Pool, given func(flag string) bool) (done string, err error) {
 	known, err := store.Pool(ctx, p.UUID)
-	switch {
-	case errors.Is(err, state.ErrNotFound), err == nil && known.Name != p.Name:
-		return "added", store.AddPool(ctx, p)
-	case err != nil:
+	isNew := errors.Is(err, state.ErrNotFound) || err == nil && known.Name != p.Name
+	if err != nil && !isNew {
 		return "", err
 	}
-	if p.DelegateAddresses == "" {
-		p.DelegateAddresses = known.DelegateAddresses
+	if !isNew {
+		if !given(addressesFlag) {
+			p.DelegateAddresses = known.DelegateAddresses
+		}
+		if !given(gatewayFlag) {
+			p.DelegateGateway = known.DelegateGateway
+		}
+		if !given(mtuFlag) {
+			p.DelegateMTU = known.DelegateMTU
+		}
+	}
+	if err := checkNetwork(p); err != nil {
+		return "", err
+	}
+	if isNew {
+		return "added", store.AddPool(ctx, p)
 	}
 	return "updated", store.UpdatePool(ctx, p)
+}
+
+// checkNetwork makes sure that delegates could use what they are told of their network.
+func checkNetwork(p state.Pool) error {
+	var ranges placement.AddressRanges
+	if p.DelegateAddresses != "" {
+		var err error
+		if ranges, err = placement.ParseAddresses(p.DelegateAddresses); err != nil {
+			return usagef("--%s: %w", addressesFlag, err)
+		}
+	}
+	if err := ranges.CheckGateway(p.DelegateGateway); err != nil {
+		return usagef("--%s: %w", gatewayFlag, err)
+	}
+	if err := ranges.CheckMTU(p.DelegateMTU); err != nil {
+		return usagef("--%s: %w", mtuFlag, err)
+	}
+	return nil
 }
 
 // certificates fetches the fingerprints of a pool's hosts, for the administrator to compare or to accept.

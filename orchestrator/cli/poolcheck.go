@@ -204,7 +204,8 @@ func (r *poolReport) checkTemplates(view *inventory.Pool) {
 		r.Templates = append(r.Templates, imageReport{UUID: t.UUID, Name: t.NameLabel, Version: t.Version})
 	}
 	if len(r.Templates) == 0 {
-		r.add("the delegate's image is not deployed", "import the delegate's XVA into a storage repository that all hosts see")
+		r.add("the delegate's image is not deployed",
+			fmt.Sprintf("deploy it to a storage repository that all hosts see: 'understudy delegate deploy %s --sr SR'", r.Pool))
 	}
 }
 

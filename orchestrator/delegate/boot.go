@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -31,13 +30,19 @@ type boot struct {
 
 // configure makes the clone a VM that may be started, and gives it its input. Everything else below vm-data goes: it is the
 // template's or an earlier guest's (xapi-facts §7.3), and would be taken for this guest's word.
-func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, address netip.Prefix) (boot, error) {
+func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, network network) (boot, error) {
 	nonce, err := newNonce()
 	if err != nil {
 		return boot{}, err
 	}
 	input := map[string]string{
-		control.InputNonce: nonce, control.InputOrchestrator: string(s.Identity.Fingerprint()), control.InputAddress: address.String(),
+		control.InputNonce: nonce, control.InputOrchestrator: string(s.Identity.Fingerprint()), control.InputAddress: network.address.String(),
+	}
+	if network.gateway != "" {
+		input[control.InputGateway] = network.gateway
+	}
+	if network.mtu != 0 {
+		input[control.InputMTU] = strconv.Itoa(network.mtu)
 	}
 	api := d.pool.API
 	vm, err := xapi.GetRecord[xapi.VM](ctx, api, "VM", d.Ref)
@@ -74,7 +79,7 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, add
 	}
 	return boot{
 		nonce: nonce, hash: control.ConfigurationHash(input),
-		address: net.JoinHostPort(address.Addr().String(), strconv.Itoa(control.Port)),
+		address: net.JoinHostPort(network.address.Addr().String(), strconv.Itoa(control.Port)),
 	}, nil
 }
 
@@ -88,7 +93,7 @@ func (s *Spawner) meet(ctx context.Context, d *Delegate, b boot) error {
 		return err
 	}
 	d.Address, d.Fingerprint, d.Version = b.address, identity.Fingerprint, identity.Version
-	d.control = control.NewClient(control.ClientOptions{Address: b.address, Identity: s.Identity, Peer: identity.Fingerprint})
+	d.control = control.NewClient(control.ClientOptions{Address: b.address, Identity: s.Identity, Peer: identity.Fingerprint, Dial: s.Dial})
 	status, err := d.reach(ctx)
 	if err != nil {
 		return err

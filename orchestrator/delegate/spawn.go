@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
@@ -35,6 +36,8 @@ type Spawner struct {
 	Key          manifest.Key // the domain's, for the delegates' memory alone
 	Saga         *saga.Saga   // of the run; among its undoers must be those of Undoers
 	Log          *slog.Logger // default: none
+	// Dial connects to delegates; nil: by net.Dialer. See control.ClientOptions.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Timeout bounds the boot, from the end of VM.start to the first answer over TLS, and the appearance of a plugged disk.
 	// Default two minutes.
@@ -70,7 +73,7 @@ func (s *Spawner) spawn(ctx context.Context, spec Spec) (*Delegate, error) {
 	if err := check(spec); err != nil {
 		return nil, err
 	}
-	address, err := s.lease(ctx, spec.Pool)
+	network, err := s.lease(ctx, spec.Pool)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +85,7 @@ func (s *Spawner) spawn(ctx context.Context, spec Spec) (*Delegate, error) {
 		return nil, err
 	}
 	started := time.Now()
-	if err := s.bringUp(ctx, d, spec, address); err != nil {
+	if err := s.bringUp(ctx, d, spec, network); err != nil {
 		return nil, errors.Join(err, d.Retire(ctx))
 	}
 	d.log.Info("delegate ready", "delegate", d.Name(), "pool", spec.Pool.Name, "host", hostName(spec.Pool, spec.Host),
@@ -91,11 +94,11 @@ func (s *Spawner) spawn(ctx context.Context, spec Spec) (*Delegate, error) {
 }
 
 // bringUp makes a fresh clone a running delegate whose identity is proved.
-func (s *Spawner) bringUp(ctx context.Context, d *Delegate, spec Spec, address netip.Prefix) error {
+func (s *Spawner) bringUp(ctx context.Context, d *Delegate, spec Spec, network network) error {
 	if err := s.mark(ctx, d, spec.Template); err != nil {
 		return err
 	}
-	boot, err := s.configure(ctx, d, spec.Host, address)
+	boot, err := s.configure(ctx, d, spec.Host, network)
 	if err != nil {
 		return err
 	}
@@ -130,20 +133,28 @@ func check(spec Spec) error {
 	return nil
 }
 
+// network is what a delegate is told of its network.
+type network struct {
+	address netip.Prefix
+	gateway string // empty: none
+	mtu     int    // 0: the network's own
+}
+
 // lease takes an address of the pool's range for the run.
-func (s *Spawner) lease(ctx context.Context, pool *Pool) (netip.Prefix, error) {
+func (s *Spawner) lease(ctx context.Context, pool *Pool) (network, error) {
 	record, err := pool.Store.Pool(ctx, pool.Inventory.UUID)
 	if err != nil {
-		return netip.Prefix{}, err
+		return network{}, err
 	}
 	if record.DelegateAddresses == "" {
-		return netip.Prefix{}, fmt.Errorf("%w: no range of addresses was given for the pool's delegates; give it one", state.ErrNoAddress)
+		return network{}, fmt.Errorf("%w: no range of addresses was given for the pool's delegates; give it one", state.ErrNoAddress)
 	}
 	ranges, err := placement.ParseAddresses(record.DelegateAddresses)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("the range for the pool's delegates: %w", err)
+		return network{}, fmt.Errorf("the range for the pool's delegates: %w", err)
 	}
-	return pool.Store.Lease(ctx, pool.Inventory.UUID, s.Run, ranges.All())
+	address, err := pool.Store.Lease(ctx, pool.Inventory.UUID, s.Run, ranges.All())
+	return network{address: address, gateway: record.DelegateGateway, mtu: record.DelegateMTU}, err
 }
 
 // clone makes the VM under a name that the record already has. When it fails, whatever the pool has made or is still making is

@@ -283,3 +283,22 @@ func (f *fixture) change(alter func(*xapi.VM)) {
 	alter(&vm)
 	f.pool.Inventory.VMs[xapi.Ref(f.template.Ref)] = vm
 }
+
+// TestNetworkSettings has a pool with a gateway and an MTU: the delegate is told, and what it returns the hash of holds them.
+func TestNetworkSettings(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, processWorld(t), 1)
+	pool, err := f.store.Pool(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := strings.Split(pool.DelegateAddresses, "10-")[0] + "1"
+	pool.DelegateGateway, pool.DelegateMTU = gateway, 1400
+	if err := f.store.UpdatePool(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	data := f.vm(f.spawn().Ref).XenstoreData
+	if got := data[control.InputPrefix+control.InputGateway] + " " + data[control.InputPrefix+control.InputMTU]; got != gateway+" 1400" {
+		t.Errorf("the delegate was told %q", got)
+	}
+}

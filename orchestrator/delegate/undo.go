@@ -24,18 +24,29 @@ const (
 	codeOtherOperation = "OTHER_OPERATION_IN_PROGRESS"
 )
 
-// Undoers gives what a saga needs to remove delegates in these pools from their records alone. A delegate is removed whatever
+// Undoers gives what a saga needs to remove delegates, and templates whose deployment did not end well, in these pools from their
+// records alone. A delegate is removed whatever
 // its state; a VM that does not bear its own marker, or a disk that is not the delegate's own, is never touched: an
 // ErrStranger.
 func Undoers(pools ...*Pool) saga.Undoers {
-	return saga.Undoers{string(replica.KindDelegate): func(ctx context.Context, o state.Object) error {
-		for _, pool := range pools {
-			if pool.Inventory.UUID == o.Pool {
-				return remover{pool: pool, installation: pool.Store.Installation().UUID}.remove(ctx, o)
+	inPool := func(remove func(context.Context, *Pool, state.Object) error) saga.Undoer {
+		return func(ctx context.Context, o state.Object) error {
+			for _, pool := range pools {
+				if pool.Inventory.UUID == o.Pool {
+					return remove(ctx, pool, o)
+				}
 			}
+			return fmt.Errorf("pool %s is not connected; connect it and try again", o.Pool)
 		}
-		return fmt.Errorf("pool %s is not connected; connect it and try again", o.Pool)
-	}}
+	}
+	return saga.Undoers{
+		string(replica.KindDelegate): inPool(func(ctx context.Context, pool *Pool, o state.Object) error {
+			return remover{pool: pool, installation: pool.Store.Installation().UUID}.remove(ctx, o)
+		}),
+		string(replica.KindDelegateTemplate): inPool(func(ctx context.Context, pool *Pool, o state.Object) error {
+			return templateRemover{pool}.remove(ctx, o)
+		}),
+	}
 }
 
 // remover removes delegates from one pool.

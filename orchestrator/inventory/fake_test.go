@@ -22,6 +22,7 @@ type record = map[string]any
 // fakePool answers the calls of Load from tables. Events that are waiting in next are given, once, to the first
 // event.from after the tables were read.
 type fakePool struct {
+	xapi.API
 	mu       sync.Mutex
 	tables   map[string]map[string]record // class → reference → record
 	next     []xapi.Event

@@ -74,6 +74,24 @@ func (p *Pool) FindSR(nameOrUUID string) (SR, error) {
 	return SR{Ref: ref, SR: p.SRs[ref]}, nil
 }
 
+// FindNetwork finds a network by its uuid or its exact name. Errors are those of FindVM.
+func (p *Pool) FindNetwork(nameOrUUID string) (xapi.Ref, error) {
+	var all []candidate
+	for ref, network := range p.Networks {
+		all = append(all, candidate{ref, network.UUID, network.NameLabel})
+	}
+	return p.find("network", nameOrUUID, all)
+}
+
+// FindHost finds a host by its uuid or its exact name. Errors are those of FindVM.
+func (p *Pool) FindHost(nameOrUUID string) (xapi.Ref, error) {
+	var all []candidate
+	for ref, host := range p.Hosts {
+		all = append(all, candidate{ref, host.UUID, host.NameLabel})
+	}
+	return p.find("host", nameOrUUID, all)
+}
+
 // find prefers a uuid to a name, since anybody may name a VM like another's uuid.
 func (p *Pool) find(kind, wanted string, all []candidate) (xapi.Ref, error) {
 	if i := slices.IndexFunc(all, func(c candidate) bool { return strings.EqualFold(c.uuid, wanted) }); i >= 0 {

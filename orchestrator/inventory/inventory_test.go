@@ -1,6 +1,7 @@
 package inventory_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -182,7 +183,11 @@ func TestDelegateTemplates(t *testing.T) {
 	if len(templates) != 1 || templates[0].Ref != "image" || templates[0].Version != "1.2" || len(templates[0].Disks) != 1 {
 		t.Errorf("got %+v", templates)
 	}
-	delete(fake.tables["VM"]["copy"]["other_config"].(record), "understudy:self") // just imported
+	delete(fake.tables["VM"]["copy"]["other_config"].(record), "understudy:self")
+	if templates := load(t, fake).DelegateTemplates(); len(templates) != 1 {
+		t.Errorf("%d templates, one is in the middle of its deployment", len(templates))
+	}
+	fake.tables["VM"]["copy"]["VIFs"] = []string{"vif"} // imported by hand
 	if templates := load(t, fake).DelegateTemplates(); len(templates) != 2 {
 		t.Errorf("%d templates", len(templates))
 	}
@@ -218,5 +223,34 @@ func TestStorageTypes(t *testing.T) {
 		if known != (c.free >= 0) || (known && free != c.free) {
 			t.Errorf("%+v: %d, %v", c, free, known)
 		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	ordered := []string{"development", "0.9", "1.0-rc1", "1.0", "1.0.1", "1.9", "1.10", "2"}
+	for i, a := range ordered {
+		for j, b := range ordered {
+			if got := inventory.CompareVersions(a, b); got != cmp.Compare(i, j) {
+				t.Errorf("%s and %s compare as %d", a, b, got)
+			}
+		}
+	}
+}
+
+func TestFindNetworkAndHost(t *testing.T) {
+	pool := load(t, smallPool())
+	for ref, network := range pool.Networks {
+		if found, err := pool.FindNetwork(network.UUID); err != nil || found != ref {
+			t.Errorf("network %s: %s, %v", network.UUID, found, err)
+		}
+	}
+	for ref, host := range pool.Hosts {
+		if found, err := pool.FindHost(host.NameLabel); err != nil || found != ref {
+			t.Errorf("host %s: %s, %v", host.NameLabel, found, err)
+		}
+	}
+	var missing *inventory.NotFoundError
+	if _, err := pool.FindHost("none"); !errors.As(err, &missing) || missing.Kind != "host" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -14,6 +15,8 @@ const (
 	keyKind    = "understudy:kind"
 	keySelf    = "understudy:self"
 	keyVersion = "understudy:version"
+	// KeyProtocol is the major version of the protocol that an image speaks. An image without it is of an unknown one.
+	KeyProtocol = "understudy:protocol"
 
 	kindDelegateTemplate = "delegate-template"
 )
@@ -72,8 +75,9 @@ type Disk struct {
 // Template is a deployed delegate image.
 type Template struct {
 	VM
-	Version string
-	Disks   []Disk
+	Version  string
+	Protocol string // major version of the protocol; empty: not known
+	Disks    []Disk
 }
 
 // DisksOf lists a VM's disks by position: no CD drives, no empty ones. A record that is missing is an error,
@@ -138,22 +142,45 @@ func (p *Pool) HostsSeeing(srs ...xapi.Ref) []Host {
 	return hosts
 }
 
-// DelegateTemplates lists the deployed images, sorted by uuid. A template whose marker names another object is
-// somebody's copy and not ours; one without its own uuid has just been imported and counts. Templates whose disks
-// cannot be told are left out: they cannot be cloned either.
+// DelegateTemplates lists the deployed images, the newest version first. A template whose marker names another object is
+// somebody's copy and not ours; one without its own uuid was imported by hand and counts once it has a network interface: until
+// then it may be in the middle of its deployment. Templates whose disks cannot be told are left out: they cannot be cloned either.
 func (p *Pool) DelegateTemplates() []Template {
 	var templates []Template
 	for ref, vm := range p.VMs {
-		self := vm.OtherConfig[keySelf]
-		if !vm.IsATemplate || vm.IsASnapshot || vm.OtherConfig[keyKind] != kindDelegateTemplate || (self != "" && self != vm.UUID) {
+		if !vm.IsATemplate || vm.IsASnapshot || vm.OtherConfig[keyKind] != kindDelegateTemplate {
+			continue
+		}
+		if self := vm.OtherConfig[keySelf]; self != vm.UUID && (self != "" || len(vm.VIFs) == 0) {
 			continue
 		}
 		disks, err := p.DisksOf(ref)
 		if err != nil || len(disks) == 0 {
 			continue
 		}
-		templates = append(templates, Template{VM: VM{Ref: ref, VM: vm}, Version: vm.OtherConfig[keyVersion], Disks: disks})
+		templates = append(templates, Template{
+			VM: VM{Ref: ref, VM: vm}, Version: vm.OtherConfig[keyVersion], Protocol: vm.OtherConfig[KeyProtocol], Disks: disks,
+		})
 	}
-	slices.SortFunc(templates, func(a, b Template) int { return cmp.Compare(a.UUID, b.UUID) })
+	slices.SortFunc(templates, func(a, b Template) int {
+		return cmp.Or(CompareVersions(b.Version, a.Version), cmp.Compare(a.UUID, b.UUID))
+	})
 	return templates
+}
+
+// CompareVersions orders dotted versions by their numbers; a part that is no number comes before those that are.
+func CompareVersions(a, b string) int {
+	return cmp.Or(slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(p, q string) int {
+		m, errP := strconv.ParseUint(p, 10, 64)
+		n, errQ := strconv.ParseUint(q, 10, 64)
+		switch {
+		case errP == nil && errQ == nil:
+			return cmp.Compare(m, n)
+		case errP == nil:
+			return 1
+		case errQ == nil:
+			return -1
+		}
+		return cmp.Compare(p, q)
+	}), cmp.Compare(a, b))
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -48,10 +49,33 @@ func place(request Request, disks []inventory.Disk, target xapi.SR) ([]Delegate,
 	return delegates, findings
 }
 
+// PlaceOne places a delegate that sees the SRs, outside any replication: on a host, or on any for the null reference.
+func PlaceOne(pool *inventory.Pool, host xapi.Ref, srs ...xapi.Ref) (Delegate, error) {
+	view := *pool
+	if !host.IsNull() {
+		view.Hosts = map[xapi.Ref]xapi.Host{host: pool.Hosts[host]}
+	}
+	one, ok := choose(SideBoth, &view, srs, nil)
+	if !ok {
+		return Delegate{}, &Infeasible{Findings: hostFindings(SideBoth, &view, srs, nil)}
+	}
+	return one, nil
+}
+
+// compatible are the images that speak our protocol, or do not say which, the newest first.
+func compatible(pool *inventory.Pool) []inventory.Template {
+	return slices.DeleteFunc(pool.DelegateTemplates(), func(t inventory.Template) bool { return !Compatible(t.Protocol) })
+}
+
+// Compatible reports whether an image that speaks this major version of the protocol can be used; images that do not say which
+// are found out when they have started.
+func Compatible(protocol string) bool {
+	return protocol == "" || protocol == strconv.Itoa(netproto.VersionMajor)
+}
+
 // choose takes the newest image that a fitting host sees, and of such hosts the one with the most free memory.
 func choose(side Side, pool *inventory.Pool, srs []xapi.Ref, taken map[string]int64) (Delegate, bool) {
-	templates := pool.DelegateTemplates()
-	slices.SortStableFunc(templates, func(a, b inventory.Template) int { return compareVersions(b.Version, a.Version) })
+	templates := compatible(pool)
 	for i := 0; i < len(templates); {
 		same := i
 		var best inventory.Host
@@ -84,11 +108,17 @@ func memoryOf(template inventory.Template) int64 {
 
 // hostFindings says of every host why it will not do.
 func hostFindings(side Side, pool *inventory.Pool, srs []xapi.Ref, taken map[string]int64) []Finding {
-	templates := pool.DelegateTemplates()
+	templates := compatible(pool)
+	if unfit := pool.DelegateTemplates(); len(templates) == 0 && len(unfit) > 0 {
+		return []Finding{{
+			Cause: fmt.Sprintf("the delegate image of pool %s, version %s, speaks another version of the protocol", pool.Name, unfit[0].Version),
+			Mend:  "deploy the image that came with this version of understudy: 'understudy delegate deploy --upgrade'",
+		}}
+	}
 	if len(templates) == 0 {
 		return []Finding{{
 			Cause: fmt.Sprintf("pool %s has no delegate image", pool.Name),
-			Mend:  "deploy one to an SR that the hosts see",
+			Mend:  "deploy one to an SR that the hosts see: 'understudy delegate deploy'",
 		}}
 	}
 	if len(pool.Hosts) == 0 {
@@ -145,21 +175,4 @@ func hostFinding(pool *inventory.Pool, host inventory.Host, srs []xapi.Ref, temp
 			"deploy the image to an SR that this host sees"}
 	}
 	return Finding{fmt.Sprintf("it has %d MiB of memory free, a delegate needs %d MiB", host.FreeMemory>>20, needed>>20), "free memory on it"}
-}
-
-// compareVersions orders dotted versions by their numbers; a part that is no number comes before those that are.
-func compareVersions(a, b string) int {
-	return cmp.Or(slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(p, q string) int {
-		m, errP := strconv.ParseUint(p, 10, 64)
-		n, errQ := strconv.ParseUint(q, 10, 64)
-		switch {
-		case errP == nil && errQ == nil:
-			return cmp.Compare(m, n)
-		case errP == nil:
-			return 1
-		case errQ == nil:
-			return -1
-		}
-		return cmp.Compare(p, q)
-	}), cmp.Compare(a, b))
 }

@@ -29,8 +29,10 @@ type Kind string
 // The kinds of objects.
 const (
 	KindDelegateTemplate Kind = "delegate-template"
+	KindTemplateDisk     Kind = "delegate-template-disk"
 	KindDelegate         Kind = "delegate"
 	KindDelegateDisk     Kind = "delegate-disk"
+	KindScratch          Kind = "scratch"       // a disk for a delegate's test
 	KindSnapshot         Kind = "snapshot"      // of a source VM, for one run
 	KindSnapshotDisk     Kind = "snapshot-disk" // of a source VM's disk
 	KindClone            Kind = "clone"         // of a snapshot's disk, for one run
@@ -43,7 +45,7 @@ const (
 // Valid reports whether k is one of the kinds above.
 func (k Kind) Valid() bool {
 	return slices.Contains([]Kind{
-		KindDelegateTemplate, KindDelegate, KindDelegateDisk, KindSnapshot, KindSnapshotDisk, KindClone,
+		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone,
 		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk,
 	}, k)
 }

@@ -38,6 +38,7 @@ func marker() replica.Marker {
 // object is a xapi.API with one object. Calls after the first lives-many fail, as after a crash; interfere is another client
 // that gets in before each call.
 type object struct {
+	xapi.API
 	otherConfig map[string]string
 	lives       int // negative: for ever
 	changes     []string

@@ -103,11 +103,7 @@ func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) e
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVDI, kind: replica.KindReplicaDisk, origin: d.plan.SourceVDI,
 		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return asTask(ctx, api, "VDI.create", map[string]any{
-				"name_label": name, "name_description": "", "SR": r.sr.Ref, "virtual_size": d.plan.Size, "type": "user",
-				"sharable": false, "read_only": false, "other_config": marker.OtherConfig(), "tags": []string{},
-				"xenstore_data": map[string]string{}, "sm_config": map[string]string{},
-			})
+			return createDisk(ctx, api, r.sr.Ref, name, d.plan.Size, marker)
 		},
 	})
 	if err != nil {
@@ -120,6 +116,15 @@ func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) e
 		return err
 	}
 	return setField(ctx, api, classVDI, ref, "name_label", source.VDI.NameLabel)
+}
+
+// createDisk creates a disk that bears its marker, but for its own uuid, from the first moment.
+func createDisk(ctx context.Context, api xapi.API, sr xapi.Ref, name string, size int64, marker replica.Marker) (xapi.Ref, error) {
+	return asTask(ctx, api, "VDI.create", map[string]any{
+		"name_label": name, "name_description": "", "SR": sr, "virtual_size": size, "type": "user",
+		"sharable": false, "read_only": false, "other_config": marker.OtherConfig(), "tags": []string{},
+		"xenstore_data": map[string]string{}, "sm_config": map[string]string{},
+	})
 }
 
 // checkSize reads back what the SR made of the size.

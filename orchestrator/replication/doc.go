@@ -1,5 +1,6 @@
 // Package replication carries out the replication of one VM: every disk of it, from a consistent look at both pools to a
-// commit of the VM as a whole. It decides and records; the data goes from delegate to delegate.
+// commit of the VM as a whole. It decides and records; the data goes from delegate to delegate. With the same means it verifies a
+// replica, and tries a delegate out on a scratch disk.
 //
 //	      inventory ─▶ trust ─▶ placement                      Plan: a value, printed by a dry run
 //	                     │

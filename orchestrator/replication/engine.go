@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 )
 
@@ -33,6 +35,8 @@ type Engine struct {
 	Retention int
 	// SpawnTimeout bounds the start of a delegate; 0: that of package delegate.
 	SpawnTimeout time.Duration
+	// Dial connects to delegates; nil: by net.Dialer. See control.ClientOptions.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Request says what is to be replicated, and how.
@@ -93,6 +97,19 @@ func (e *Engine) identity() (*netproto.Identity, error) {
 		return e.Identity, nil
 	}
 	return netproto.ParseIdentity(e.Store.Installation().Identity().Seed())
+}
+
+// spawner makes the delegates of a run.
+func (e *Engine) spawner(run string, s *saga.Saga, log *slog.Logger) (*delegate.Spawner, error) {
+	identity, err := e.identity()
+	if err != nil {
+		return nil, err
+	}
+	installation := e.Store.Installation()
+	return &delegate.Spawner{
+		Installation: installation.UUID, Run: run, Identity: identity, Key: installation.DigestKey, Saga: s,
+		Log: log, Dial: e.Dial, Timeout: e.SpawnTimeout,
+	}, nil
 }
 
 // Plan looks at both pools and says what Replicate would do. It finds everything that stands in the way and changes nothing.

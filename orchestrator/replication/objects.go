@@ -86,6 +86,7 @@ var creators = map[replica.Kind]string{
 	replica.KindRestorePoint: "Async.VM.snapshot",
 	replica.KindClone:        "Async.VDI.clone",
 	replica.KindReplicaDisk:  "Async.VDI.create",
+	replica.KindScratch:      "Async.VDI.create",
 	replica.KindReplica:      "Async.VM.create",
 }
 

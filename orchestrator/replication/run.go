@@ -177,14 +177,9 @@ func (r *run) retire(ctx context.Context) error {
 
 // spawn starts the delegates that the plan names, and plugs the disks.
 func (r *run) spawn(ctx context.Context) error {
-	identity, err := r.engine.identity()
+	spawner, err := r.engine.spawner(r.id, r.saga, r.log)
 	if err != nil {
 		return err
-	}
-	installation := r.store.Installation()
-	spawner := &delegate.Spawner{
-		Installation: installation.UUID, Run: r.id, Identity: identity, Key: installation.DigestKey, Saga: r.saga,
-		Log: r.log, Timeout: r.engine.SpawnTimeout,
 	}
 	started := make([]*delegate.Delegate, len(r.plan.Placement.Delegates))
 	group, groupCtx := errgroup.WithContext(ctx)

@@ -28,6 +28,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 		string(replica.KindRestorePoint): u.removeSnapshot,
 		string(replica.KindClone):        u.removeDisk,
 		string(replica.KindReplicaDisk):  u.removeDisk,
+		string(replica.KindScratch):      u.removeDisk,
 		string(replica.KindReplica):      u.removeReplica,
 	}
 	maps.Copy(undoers, delegate.Undoers(pools...))
@@ -131,7 +132,7 @@ func destroySnapshot(ctx context.Context, api xapi.API, ref xapi.Ref, vm xapi.VM
 	return api.Run(ctx, "VM.destroy", nil, ref)
 }
 
-// removeDisk removes a clone, or a disk of a replica that never held data.
+// removeDisk removes a clone, a scratch disk, or a disk of a replica that never held data.
 func (u undoer) removeDisk(ctx context.Context, o state.Object) error {
 	return u.each(ctx, o, func(api xapi.API, ref xapi.Ref) error {
 		vdi, err := xapi.GetRecord[xapi.VDI](ctx, api, classVDI, ref)

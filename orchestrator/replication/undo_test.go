@@ -18,6 +18,7 @@ import (
 
 // records is a pool of a few records. What is not in it is gone.
 type records struct {
+	xapi.API
 	began    time.Time
 	pending  string        // name of a task
 	until    time.Duration // it ends then

@@ -193,14 +193,9 @@ func (v *verification) begin(ctx context.Context) error {
 
 func (v *verification) execute(ctx context.Context) error {
 	v.report.phase(report.PhaseSpawn)
-	identity, err := v.engine.identity()
+	spawner, err := v.engine.spawner(v.id, v.saga, v.log)
 	if err != nil {
 		return err
-	}
-	installation := v.store.Installation()
-	spawner := &delegate.Spawner{
-		Installation: installation.UUID, Run: v.id, Identity: identity, Key: installation.DigestKey, Saga: v.saga,
-		Log: v.log, Timeout: v.engine.SpawnTimeout,
 	}
 	clones := make([]xapi.Ref, len(v.disks))
 	for i, d := range v.disks {

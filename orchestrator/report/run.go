@@ -116,12 +116,13 @@ func (r Run) Validate() error {
 		return fmt.Errorf("report: a run without an id")
 	case !r.State.Valid():
 		return fmt.Errorf("report: run %s: unknown state %q", r.ID, r.State)
+	case r.State.Final() == r.Finished.IsZero():
+		return fmt.Errorf("report: run %s: state %q does not fit its finishing time %v", r.ID, r.State, r.Finished)
+	case r.Direction == "" && r.Trust == "" && r.VM.UUID == "": // about no VM, such as a deployment: there is nothing to choose
 	case !r.Direction.Valid():
 		return fmt.Errorf("report: run %s: unknown direction %q, want push or pull", r.ID, r.Direction)
 	case !r.Trust.Valid():
 		return fmt.Errorf("report: run %s: unknown trust choice %q, want verify or trust", r.ID, r.Trust)
-	case r.State.Final() == r.Finished.IsZero():
-		return fmt.Errorf("report: run %s: state %q does not fit its finishing time %v", r.ID, r.State, r.Finished)
 	}
 	for _, p := range r.Phases {
 		if !p.Phase.Valid() {

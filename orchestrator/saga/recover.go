@@ -22,11 +22,14 @@ type Recovered struct {
 // also tries again what the end of other runs could not remove. Runs of living processes are left alone, and runs of
 // another host too: those are listed with a state.ErrForeignHost, since nothing is known of their process.
 //
-// The error is of Recover as a whole; that of a single run is in its Recovered.
-func Recover(ctx context.Context, store *state.Store, undoers Undoers) ([]Recovered, error) {
+// With kinds given, only runs of these are looked at. The error is of Recover as a whole; that of a single run is in its Recovered.
+func Recover(ctx context.Context, store *state.Store, undoers Undoers, kinds ...state.RunKind) ([]Recovered, error) {
 	pending, err := store.PendingRuns(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if len(kinds) > 0 {
+		pending = slices.DeleteFunc(pending, func(r state.Run) bool { return !slices.Contains(kinds, r.Kind) })
 	}
 	return recoverRuns(ctx, store, pending, undoers)
 }

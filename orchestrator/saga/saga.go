@@ -70,7 +70,7 @@ type Intent struct {
 	Pool   string // uuid
 	Class  string // XenAPI class
 	Kind   string
-	Origin string // uuid of the object that it is cloned or snapshotted from, if any
+	Origin string // uuid of the object that it is cloned or snapshotted from, or the task that imports it, if any
 }
 
 // Saga makes and undoes the objects of one run, which must be this process's. It is safe for concurrent use, except that

@@ -28,7 +28,7 @@ type Object struct {
 	Class    string // XenAPI class, such as VM or VDI
 	Kind     string // what it is for, and by that how it is undone
 	Name     string // carries run and sequence; the object has it from its creation on
-	Origin   string // uuid of the object that it is cloned or snapshotted from, if any
+	Origin   string // uuid of the object that it is cloned or snapshotted from, or the task that imports it, if any
 	UUID     string // empty while Status is intended
 	Status   ObjectStatus
 	Recorded time.Time

@@ -17,6 +17,8 @@ type Pool struct {
 	Password          Secret
 	Fingerprints      []string // of the certificates that are accepted
 	DelegateAddresses string   // the range that delegates get addresses from, as it was typed
+	DelegateGateway   string   // an address in the network of that range; empty: delegates know their own network alone
+	DelegateMTU       int      // of the delegates' interface, in bytes; 0: the network's own
 	Added             time.Time
 }
 
@@ -45,9 +47,10 @@ func (s *Store) AddPool(ctx context.Context, p Pool) error {
 		return fmt.Errorf("adding pool %s: %w", p.Name, err)
 	}
 	_, err = s.db.ExecContext(ctx,
-		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added)
-		 VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		p.UUID, p.Name, sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, timeText(time.Now()))
+		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu, added)
+		 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		p.UUID, p.Name, sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU,
+		timeText(time.Now()))
 	if isUnique(err) {
 		return fmt.Errorf("adding pool %s (%s): the name or the pool is known: see the list of pools: %w", p.Name, p.UUID, ErrExists)
 	} else if err != nil {
@@ -67,8 +70,10 @@ func (s *Store) UpdatePool(ctx context.Context, p Pool) error {
 		return fmt.Errorf("updating pool %s: %w", p.Name, err)
 	}
 	result, err := s.db.ExecContext(ctx,
-		`UPDATE pools SET addresses = ?, username = ?, secret_password = ?, fingerprints = ?, delegate_addresses = ? WHERE uuid = ? AND name = ?`,
-		sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, p.UUID, p.Name)
+		`UPDATE pools SET addresses = ?, username = ?, secret_password = ?, fingerprints = ?,
+		 delegate_addresses = ?, delegate_gateway = ?, delegate_mtu = ? WHERE uuid = ? AND name = ?`,
+		sealed.addresses, p.Username, sealed.password, sealed.fingerprints,
+		p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.UUID, p.Name)
 	if err != nil {
 		return fmt.Errorf("updating pool %s: %w", p.Name, err)
 	}
@@ -91,7 +96,7 @@ func (s *Store) seal(p Pool) (sealed sealedPool, err error) {
 	return sealed, err
 }
 
-const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, added FROM pools `
+const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu, added FROM pools `
 
 // Pools lists all pools by name.
 func (s *Store) Pools(ctx context.Context) ([]Pool, error) {
@@ -128,7 +133,7 @@ func (s *Store) RemovePool(ctx context.Context, name string) error {
 
 func (s *Store) scanPool(scan scanFunc) (p Pool, err error) {
 	var addresses, password, fingerprints, added string
-	err = scan(&p.UUID, &p.Name, &addresses, &p.Username, &password, &fingerprints, &p.DelegateAddresses, &added)
+	err = scan(&p.UUID, &p.Name, &addresses, &p.Username, &password, &fingerprints, &p.DelegateAddresses, &p.DelegateGateway, &p.DelegateMTU, &added)
 	if err != nil {
 		return Pool{}, err
 	}

@@ -20,24 +20,32 @@ type RunKind string
 const (
 	RunReplicate RunKind = "replicate"
 	RunVerify    RunKind = "verify"
+	RunDeploy    RunKind = "deploy" // of the delegate's image to a pool
+	RunTest      RunKind = "test"   // of a delegate
 )
 
 // Valid reports whether k is one of the kinds above.
-func (k RunKind) Valid() bool { return k == RunReplicate || k == RunVerify }
+func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == RunTest }
+
+// ofReplica reports whether runs of this kind are about a replica.
+func (k RunKind) ofReplica() bool { return k == RunReplicate || k == RunVerify }
 
 // Run is the row of a run. Its state, times and error are those of the report.
 type Run struct {
-	Replica string
+	Replica string // empty for RunDeploy and RunTest
 	Kind    RunKind
 	Owner   Owner
 	Report  report.Run
 }
 
 // BeginRun begins a run on a replica and makes this process its owner. Of r the id, state and start are set here. A replica
-// has at most one unfinished run: else a *BusyError.
+// has at most one unfinished run: else a *BusyError. Runs that are about no replica have none, and are not limited.
 func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r report.Run) (Run, error) {
 	if !kind.Valid() {
 		return Run{}, fmt.Errorf("beginning a run on replica %s: unknown kind %q", replica, kind)
+	}
+	if kind.ofReplica() != (replica != "") {
+		return Run{}, fmt.Errorf("beginning a run of kind %s on replica %q: it is about a replica, or it is not", kind, replica)
 	}
 	r.ID, r.State, r.Started, r.Finished, r.Error = uuid.NewString(), report.StateRunning, time.Now().UTC(), time.Time{}, ""
 	document, err := marshalReport(r)
@@ -54,7 +62,7 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 		}
 		_, err = tx.ExecContext(ctx,
 			`INSERT INTO runs (id, replica, kind, state, owner, started, finished, error, report) VALUES (?, ?, ?, ?, ?, ?, '', '', ?)`,
-			r.ID, replica, kind, r.State, s.owner.String(), timeText(r.Started), document)
+			r.ID, sql.NullString{String: replica, Valid: replica != ""}, kind, r.State, s.owner.String(), timeText(r.Started), document)
 		if isForeignKey(err) {
 			return fmt.Errorf("replica %s: %w", replica, ErrNotFound)
 		}
@@ -106,7 +114,7 @@ func marshalReport(r report.Run) (string, error) {
 	return string(document), nil
 }
 
-const selectRuns = `SELECT replica, kind, owner, report FROM runs `
+const selectRuns = `SELECT coalesce(replica, ''), kind, owner, report FROM runs `
 
 // Run reads one run by its id; ErrNotFound.
 func (s *Store) Run(ctx context.Context, id string) (Run, error) {

@@ -33,6 +33,8 @@ type API interface {
 	Run(ctx context.Context, method string, result *string, args ...any) error
 	// Events waits for changes; see Client.Events.
 	Events(ctx context.Context, classes []string, token string, timeout time.Duration) (EventBatch, error)
+	// Import uploads an XVA; see Client.Import.
+	Import(ctx context.Context, o ImportOptions) ([]Ref, error)
 }
 
 // Client is a session with a pool's coordinator. It is safe for concurrent use. It starts no goroutines of its

@@ -61,6 +61,21 @@ func FuzzTaskResult(f *testing.F) {
 	})
 }
 
+// FuzzTaskRefs: what names references gives at least one, and no XML panics.
+func FuzzTaskRefs(f *testing.F) {
+	for _, text := range []string{
+		"<value><array><data><value>OpaqueRef:a</value><value><string>OpaqueRef:b</string></value></data></array></value>",
+		"<value><array><data/></array></value>", "<value><array><data><value><struct/></value></data></array></value>", "<value>OpaqueRef:a</value>", "",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if refs, err := parseTaskRefs(text); (err == nil) != (len(refs) > 0) {
+			t.Errorf("%q gives %v, %v", text, refs, err)
+		}
+	})
+}
+
 // FuzzReply: a reply is a result, an error of the API with a code, or malformed; never a panic, never nothing.
 func FuzzReply(f *testing.F) {
 	for _, seed := range []string{

@@ -6,8 +6,8 @@
 // hide what matters: a call that may or may not have been carried out ends in ErrOutcomeUnknown, and an error
 // of the API is an *Error with the code that the API gave.
 //
-//	     Call, Events                        Run
-//	         │                                │  Async.<method> → task → event.from → result (XML)
+//	     Call, Events                        Run, Import
+//	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)
 //	         ▼                                ▼
 //	┌─ do: repeat, log in again, fail over ──────┐
 //	│    roundTrip: at most 20 at once, limits   │

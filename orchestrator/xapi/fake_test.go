@@ -43,6 +43,7 @@ type fakeHost struct {
 	mu      sync.Mutex
 	methods map[string]func(call) any
 	log     []call
+	upload  http.HandlerFunc // of PUT /import
 }
 
 func newFakeHost(t *testing.T, address string) *fakeHost {
@@ -108,6 +109,10 @@ func (h *fakeHost) last(method string) call {
 }
 
 func (h *fakeHost) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/import" && r.Method == http.MethodPut && h.upload != nil {
+		h.upload(w, r)
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil || r.URL.Path != "/jsonrpc" || r.ContentLength <= 0 {
 		http.Error(w, "bad request", http.StatusInternalServerError)

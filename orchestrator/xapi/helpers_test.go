@@ -14,6 +14,7 @@ import (
 
 // scripted is an API whose answers a function gives; it keeps what was asked.
 type scripted struct {
+	xapi.API
 	asked  []string
 	answer func(method string) (string, error)
 }

@@ -57,6 +57,17 @@ type Network struct {
 	Tags            []string          `json:"tags"`
 }
 
+// PIF is a network interface of a host.
+type PIF struct {
+	UUID              string `json:"uuid"`
+	Device            string `json:"device"`
+	Host              Ref    `json:"host"`
+	Network           Ref    `json:"network"`
+	Management        bool   `json:"management"` // carries the host's own address
+	CurrentlyAttached bool   `json:"currently_attached"`
+	IP                string `json:"IP"`
+}
+
 // Task is an operation in progress or finished.
 type Task struct {
 	UUID              string            `json:"uuid"`

@@ -22,6 +22,10 @@ func (s stub) Run(_ context.Context, method string, _ *string, args ...any) erro
 	return s(method, nil, args)
 }
 
+func (s stub) Import(context.Context, xapi.ImportOptions) ([]xapi.Ref, error) {
+	return nil, errors.New("no imports here")
+}
+
 func (s stub) Events(context.Context, []string, string, time.Duration) (xapi.EventBatch, error) {
 	return xapi.EventBatch{}, errors.New("not asked for here")
 }

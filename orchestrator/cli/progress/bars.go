@@ -15,13 +15,13 @@ import (
 // barWidth is the width of a bar in columns, without the texts around it.
 const barWidth = 16
 
-// bars draws one bar a disk, for one run at a time. Show and finish are called by one goroutine at a time, Write by any.
+// bars draws one bar a disk or upload, for one run at a time. Show and finish are called by one goroutine at a time, Write by any.
 type bars struct {
 	out io.Writer
 
 	mu   sync.Mutex // of all; the goroutine that draws takes it never
 	pool *mpb.Progress
-	disk map[string]*bar
+	all  map[string]*bar // by name
 }
 
 type bar struct {
@@ -44,35 +44,40 @@ func (b *bars) Write(p []byte) (int, error) {
 
 // show draws a disk; rate is in bytes a second.
 func (b *bars) show(d report.Disk, rate float64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.pool == nil {
-		b.pool, b.disk = mpb.New(mpb.WithOutput(b.out), mpb.WithAutoRefresh()), map[string]*bar{}
-	}
-	known := b.disk[d.Disk]
-	if known == nil {
-		known = b.add(d)
-		b.disk[d.Disk] = known
-	}
-	text := fmt.Sprintf(" %3d %% of %s  read %s  sent %s  ", percent(d), size(d.LogicalSize), size(d.Read), size(d.Sent))
+	text := fmt.Sprintf(" %3d %% of %s  read %s  sent %s  ", percent(settled(d), d.LogicalSize), size(d.LogicalSize), size(d.Read), size(d.Sent))
 	if d.State == report.DiskMoving {
 		text += size(int64(rate)) + "/s"
 	} else {
 		text += string(d.State)
 	}
-	known.text.Store(&text)
-	known.whole = settled(d) >= d.LogicalSize
-	known.SetCurrent(settled(d))
+	b.draw("disk "+d.Disk, settled(d), d.LogicalSize, text)
 }
 
-// add makes a bar without a total, which would end it too early: its disk is flushed and committed afterwards.
-func (b *bars) add(d report.Disk) *bar {
+// draw draws the bar of a name, with a text behind it.
+func (b *bars) draw(name string, done, total int64, text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pool == nil {
+		b.pool, b.all = mpb.New(mpb.WithOutput(b.out), mpb.WithAutoRefresh()), map[string]*bar{}
+	}
+	known := b.all[name]
+	if known == nil {
+		known = b.add(name, total)
+		b.all[name] = known
+	}
+	known.text.Store(&text)
+	known.whole = done >= total
+	known.SetCurrent(done)
+}
+
+// add makes a bar without a total, which would end it too early: a disk is flushed and committed afterwards.
+func (b *bars) add(name string, total int64) *bar {
 	known := &bar{}
 	known.text.Store(new(string))
 	known.Bar = b.pool.New(0, mpb.BarStyle(), mpb.BarWidth(barWidth),
-		mpb.PrependDecorators(decor.Name("disk "+d.Disk+" ")),
+		mpb.PrependDecorators(decor.Name(name+" ")),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *known.text.Load() })))
-	known.SetTotal(d.LogicalSize, false)
+	known.SetTotal(total, false)
 	return known
 }
 
@@ -83,7 +88,7 @@ func (b *bars) finish() {
 	if b.pool == nil {
 		return
 	}
-	for _, known := range b.disk {
+	for _, known := range b.all {
 		if known.whole {
 			known.SetTotal(-1, true)
 		} else {
@@ -91,5 +96,5 @@ func (b *bars) finish() {
 		}
 	}
 	b.pool.Wait()
-	b.pool, b.disk = nil, nil
+	b.pool, b.all = nil, nil
 }

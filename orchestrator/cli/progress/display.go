@@ -26,6 +26,9 @@ type Display struct {
 	phase  report.Phase
 	events int // of the run, shown so far
 	disks  map[string]*disk
+	step   string // the latest of Step and Amount
+	shown  time.Time
+	meter  meter // of the latest Amount
 }
 
 // disk is what was shown of one disk.
@@ -110,6 +113,45 @@ func (d *Display) observeDisk(latest report.Disk, now time.Time) {
 	d.line("disk %s: %s", latest.Disk, diskText(latest, known.meter.rate()))
 }
 
+// Step says what begins, outside any run.
+func (d *Display) Step(what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.begin(what) {
+		d.line("%s", what)
+	}
+}
+
+// Amount shows how much of a step is done, in bytes.
+func (d *Display) Amount(what string, done, total int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	begins := d.begin(what)
+	now := time.Now()
+	d.meter.add(now, done)
+	rate := size(int64(d.meter.rate()))
+	switch {
+	case d.bars != nil:
+		d.bars.draw(what, done, total, fmt.Sprintf(" %3d %% of %s  %s/s", percent(done, total), size(total), rate))
+	case begins:
+		d.shown = now
+		d.line("%s, %s", what, size(total))
+	case now.Sub(d.shown) >= lineInterval:
+		d.shown = now
+		d.line("%s: %3d %% of %s, %s/s", what, percent(done, total), size(total), rate)
+	}
+}
+
+// begin notes a step and reports whether it is another than the one before, whose bar then stays as it is.
+func (d *Display) begin(what string) bool {
+	if what == d.step {
+		return false
+	}
+	d.finishBars()
+	d.step, d.meter = what, meter{}
+	return true
+}
+
 // Close leaves the bars as they stand and waits until they are drawn.
 func (d *Display) Close() {
 	d.mu.Lock()
@@ -132,8 +174,8 @@ func (d *Display) line(format string, values ...any) {
 // settled is how much of a disk needs no more work, in bytes.
 func settled(d report.Disk) int64 { return d.Same + d.Zero + d.Copied + d.Sent }
 
-// percent of the disk that is settled; 100 only for all of it.
-func percent(d report.Disk) int { return int(settled(d) * 100 / max(d.LogicalSize, 1)) }
+// percent is 100 only for all.
+func percent(done, total int64) int { return int(done * 100 / max(total, 1)) }
 
 // done reports whether all of a disk is on the target; committing follows for all disks at once.
 func done(s report.DiskState) bool { return s == report.DiskFlushed || s == report.DiskCommitted }
@@ -143,9 +185,9 @@ func diskText(d report.Disk, rate float64) string {
 	case d.State == report.DiskMoving && settled(d) == 0:
 		return "begins, " + size(d.LogicalSize)
 	case d.State == report.DiskMoving:
-		return fmt.Sprintf("%3d %% of %s, %s/s, read %s, sent %s", percent(d), size(d.LogicalSize), size(int64(rate)), size(d.Read), size(d.Sent))
+		return fmt.Sprintf("%3d %% of %s, %s/s, read %s, sent %s", percent(settled(d), d.LogicalSize), size(d.LogicalSize), size(int64(rate)), size(d.Read), size(d.Sent))
 	case d.State == report.DiskFailed:
-		return fmt.Sprintf("failed at %d %% of %s", percent(d), size(d.LogicalSize))
+		return fmt.Sprintf("failed at %d %% of %s", percent(settled(d), d.LogicalSize), size(d.LogicalSize))
 	default:
 		return fmt.Sprintf("done, %s, read %s, sent %s in %s", size(d.LogicalSize), size(d.Read), size(d.Sent), d.Duration.Round(10*time.Millisecond))
 	}

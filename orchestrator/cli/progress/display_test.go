@@ -90,6 +90,21 @@ func TestAFailedDiskIsSaid(t *testing.T) {
 	}
 }
 
+func TestStepsAndAmounts(t *testing.T) {
+	var out bytes.Buffer
+	d := progress.New(&out)
+	d.Step("checking")
+	d.Step("checking")
+	for done := int64(0); done <= 3*mib; done += mib {
+		d.Amount("uploading", done, 3*mib)
+	}
+	d.Step("completing")
+	d.Close()
+	if want := "checking\nuploading, 3.0 MiB\ncompleting\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 // terminal opens a pseudo-terminal of the size and returns what was written to it until the returned function is called.
 func terminal(t *testing.T, rows, columns uint16) (end *os.File, shown func() string) {
 	t.Helper()

@@ -1,0 +1,306 @@
+package xapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// importMethod names an import in errors and in the pool's list of tasks.
+const importMethod = "VM import"
+
+// brokenTimeout is how long the end of an import's task is waited for when the upload broke.
+const brokenTimeout = 5 * time.Second
+
+// ImportTaskKey is the key, in a VM's other_config and in a VDI's sm_config, under which the pool notes the task of the import
+// that made it (xapi-facts §10.4).
+const ImportTaskKey = "import_task"
+
+// ImportOptions say what is imported, and where to.
+type ImportOptions struct {
+	SR   Ref       // of the new disks
+	Body io.Reader // an XVA; it is not read any more once Import has returned
+	Size int64     // of Body in bytes: uploads of unknown length are refused (xapi-facts §10.4)
+	// Task is the task that the import runs as, made by task.create. A caller who has recorded it finds what the import made by
+	// ImportTaskKey, also after a crash. Null: Import makes one.
+	Task Ref
+	// Progress is told the bytes that were handed to the connection so far, from another goroutine, one call at a time. May be nil.
+	Progress func(sent int64)
+}
+
+// Import uploads an XVA and returns the VMs that the pool made of it, templates included. The host says that all is well before
+// it has read anything: what came of it is told by the task, which is removed in the end. A failed import leaves no objects in
+// the pool.
+//
+// The upload goes to a host that has the SR plugged, the coordinator if possible. When ctx ends the connection is closed, the task
+// is asked to stop and Import returns within a second; the pool may take longer to remove what it has made so far, or have finished.
+// Errors: *Error with the cause of the task's failure, ErrOutcomeUnknown when the task does not end, *StatusError,
+// *CertificateError.
+func (c *Client) Import(ctx context.Context, o ImportOptions) ([]Ref, error) {
+	if o.Body == nil || o.Size <= 0 {
+		return nil, fmt.Errorf("%s: nothing to upload, %d bytes", importMethod, o.Size)
+	}
+	if o.Task.IsNull() {
+		if err := c.Call(ctx, "task.create", &o.Task, importMethod, ""); err != nil {
+			return nil, err
+		}
+	}
+	body := &upload{source: o.Body, size: o.Size, report: o.Progress}
+	addresses, failure := c.addressesOf(ctx, o.SR)
+	if failure == nil {
+		failure = c.uploadTo(ctx, addresses, o, body)
+	}
+	body.stop()
+	if !body.requested.Load() { // no host knows of the task: it would stay for a day
+		return nil, errors.Join(fmt.Errorf("%s: %w", importMethod, failure), c.dropTask(ctx, o.Task))
+	}
+	if ctx.Err() != nil {
+		return nil, c.abandon(ctx, o.Task)
+	}
+	return c.importResult(ctx, o.Task, failure)
+}
+
+// importResult asks the task what came of an import. failure is what went wrong with the upload, if anything.
+func (c *Client) importResult(ctx context.Context, ref Ref, failure error) ([]Ref, error) {
+	waiting := ctx
+	if failure != nil {
+		// A host that has lost its client without noticing waits for the rest for ever.
+		failure = errors.Join(failure, c.cancelTask(ctx, ref))
+		var stop context.CancelFunc
+		waiting, stop = context.WithTimeout(ctx, brokenTimeout)
+		defer stop()
+	}
+	task, err := c.waitTask(waiting, ref)
+	if ctx.Err() != nil {
+		return nil, c.abandon(ctx, ref)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", importMethod, ErrOutcomeUnknown, errors.Join(failure, err))
+	}
+	c.destroyTask(ctx, ref)
+	switch {
+	case task.Status == TaskSuccess:
+		return parseTaskRefs(task.Result)
+	case task.Status != TaskFailure && task.Status != TaskCancelled:
+		return nil, fmt.Errorf("%s: its task ended as %q, which is no status known", importMethod, task.Status)
+	case failure != nil:
+		return nil, fmt.Errorf("%w: %w", taskError(importMethod, task), failure)
+	}
+	return nil, taskError(importMethod, task)
+}
+
+// abandon gives up an import whose caller has left.
+func (c *Client) abandon(ctx context.Context, task Ref) error {
+	cause := fmt.Errorf("%s: %w", importMethod, context.Cause(ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+	defer cancel()
+	if err := c.cancelTask(ctx, task); err != nil {
+		return errors.Join(cause, err)
+	}
+	_ = c.Call(ctx, "task.destroy", nil, task) // while it is pending the pool removes it when it has ended
+	return cause
+}
+
+// dropTask removes a task that nothing works on.
+func (c *Client) dropTask(ctx context.Context, task Ref) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+	defer cancel()
+	if err := c.Call(ctx, "task.set_status", nil, task, TaskCancelled); err != nil {
+		return err
+	}
+	return c.Call(ctx, "task.destroy", nil, task)
+}
+
+// addressesOf lists where a disk can be written to an SR: the hosts that have it plugged, the coordinator first. Another host
+// would answer with a redirection after which the body cannot be sent again (xapi-facts §14.9).
+func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
+	pbds, err := AllRecords[PBD](ctx, c, "PBD")
+	if err != nil {
+		return nil, err
+	}
+	pools, err := AllRecords[Pool](ctx, c, "pool")
+	if err != nil {
+		return nil, err
+	}
+	var master Ref
+	for _, pool := range pools { // there is one
+		master = pool.Master
+	}
+	coordinator := c.Address()
+	_, port, err := net.SplitHostPort(coordinator)
+	if err != nil {
+		return nil, err
+	}
+	var addresses []string
+	for _, pbd := range pbds {
+		if pbd.SR != sr || !pbd.CurrentlyAttached {
+			continue
+		}
+		if pbd.Host == master {
+			addresses = slices.Insert(addresses, 0, coordinator)
+			continue
+		}
+		host, err := GetRecord[Host](ctx, c, "host", pbd.Host)
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, net.JoinHostPort(host.Address, port))
+	}
+	if len(addresses) == 0 {
+		return nil, fmt.Errorf("no host has SR %s plugged: plug its PBD on one", sr)
+	}
+	return addresses, nil
+}
+
+// uploadTo sends the body to the first address that can be reached.
+func (c *Client) uploadTo(ctx context.Context, addresses []string, o ImportOptions, body *upload) error {
+	var failures []error
+	for _, address := range addresses {
+		err := c.put(ctx, address, o, body)
+		if err == nil {
+			return nil
+		}
+		failures = append(failures, err)
+		if ctx.Err() != nil || body.requested.Load() {
+			break
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// lateFailure is the beginning of an answer that comes inside the body of the one before it, when an import fails after the host
+// had said that all is well (xapi-observed, import and export).
+var lateFailure = regexp.MustCompile(`HTTP/1\.[01] [45]\d\d[^\r\n]*`)
+
+// put sends the body to one host and returns when the host has closed the connection.
+func (c *Client) put(ctx context.Context, address string, o ImportOptions, body *upload) error {
+	current, err := c.current()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := c.config.CallTimeout
+	watchdog := time.AfterFunc(stall, func() {
+		cancel(fmt.Errorf("%s took nothing more for %v: %w", address, stall, context.DeadlineExceeded))
+	})
+	defer watchdog.Stop()
+	body.moves(func() { watchdog.Reset(stall) })
+
+	target := url.URL{Scheme: "https", Host: address, Path: "/import", RawQuery: url.Values{
+		"session_id": {current.ref}, "task_id": {string(o.Task)}, "sr_id": {string(o.SR)},
+	}.Encode()}
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { body.requested.Store(true) }})
+	request, err := http.NewRequestWithContext(traced, http.MethodPut, target.String(), body)
+	if err != nil {
+		return err
+	}
+	request.ContentLength = body.size
+	explain := func(err error) error {
+		switch failed := body.failed(); {
+		case failed != nil:
+			return failed
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		}
+		return &transportError{fmt.Errorf("upload to %s: %w", address, err)}
+	}
+	reply, err := c.http.Do(request)
+	if err != nil {
+		var wrapped *url.Error // its text has the address with the session in it, which is a secret
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
+		return explain(err)
+	}
+	defer reply.Body.Close()
+	page, err := io.ReadAll(io.LimitReader(reply.Body, pageLimit))
+	if err == nil {
+		_, err = io.Copy(io.Discard, reply.Body)
+	}
+	switch {
+	case reply.StatusCode == http.StatusFound:
+		return fmt.Errorf("%s has the SR plugged no more and names another host: try again", address)
+	case reply.StatusCode != http.StatusOK:
+		return &StatusError{Address: address, Status: reply.StatusCode, Text: pageText(page)}
+	case err != nil || body.failed() != nil:
+		return explain(err)
+	}
+	if late := lateFailure.FindIndex(page); late != nil {
+		return fmt.Errorf("%s broke off: %s", address, pageText(page[late[0]:]))
+	}
+	return nil
+}
+
+// upload is the body of an import: it counts, and is not read any more after stop.
+type upload struct {
+	size      int64
+	report    func(int64)
+	requested atomic.Bool // a host may know of the request
+
+	mu      sync.Mutex
+	source  io.Reader
+	moved   func()
+	sent    int64
+	err     error // of source
+	stopped bool
+}
+
+// Read gives no more than size bytes.
+func (u *upload) Read(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.stopped:
+		return 0, errors.New("the upload has ended")
+	case u.sent == u.size:
+		return 0, io.EOF
+	}
+	n, err := u.source.Read(p[:min(int64(len(p)), u.size-u.sent)])
+	u.sent += int64(n)
+	if n > 0 {
+		u.moved()
+		if u.report != nil {
+			u.report(u.sent)
+		}
+	}
+	switch {
+	case err == nil || u.sent == u.size:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("the upload ended after %d of %d bytes: %w", u.sent, u.size, io.ErrUnexpectedEOF)
+	}
+	u.err = err
+	return n, err
+}
+
+// Close is the transport's; the source belongs to the caller.
+func (u *upload) Close() error { return nil }
+
+func (u *upload) moves(moved func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.moved = moved
+}
+
+func (u *upload) stop() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stopped = true
+}
+
+func (u *upload) failed() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
