@@ -24,6 +24,7 @@ const vmName = "web"
 
 // options of a demonstration.
 type options struct {
+	world    world
 	keep     string // folder in which the disks stay; empty: nowhere
 	diskSize int64  // of the first disk, in bytes
 	out      io.Writer
@@ -80,11 +81,10 @@ func demonstrate(ctx context.Context, o options) (_ document, err error) {
 	display := progress.New(o.progress)
 	defer display.Close()
 	d := &demo{options: o}
+	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.prepare(ctx, tools, root, work, display); err != nil {
-		d.close()
 		return d.result, err
 	}
-	defer d.close()
 	return d.result, d.play(ctx, work)
 }
 
@@ -94,11 +94,10 @@ func (d *demo) prepare(ctx context.Context, t tools, root, work string, display 
 	if err := os.Mkdir(scratch, 0o755); err != nil {
 		return err
 	}
-	d.say("building the delegate, and the disks of VM %s: %s and %s", vmName, size(d.diskSize), size(d.diskSize/4))
-	abd := filepath.Join(work, "abd")
-	if err := buildDelegate(ctx, root, abd); err != nil {
+	if err := d.world.prepare(ctx, d, root, work); err != nil {
 		return err
 	}
+	d.say("making the disks of VM %s: %s and %s", vmName, size(d.diskSize), size(d.diskSize/4))
 	if d.guest, err = newGuest(ctx, t, scratch, d.diskSize); err != nil {
 		return err
 	}
@@ -109,10 +108,10 @@ func (d *demo) prepare(ctx context.Context, t tools, root, work string, display 
 	if d.store, err = openState(ctx, work); err != nil {
 		return err
 	}
-	if d.a, err = newSite(ctx, "a", work, abd, d.store); err != nil {
+	if d.a, err = newSite(ctx, "a", work, d.world, d.store); err != nil {
 		return err
 	}
-	if d.b, err = newSite(ctx, "b", work, abd, d.store); err != nil {
+	if d.b, err = newSite(ctx, "b", work, d.world, d.store); err != nil {
 		return err
 	}
 	vm, err := d.a.AddVM(xapisim.VMConfig{
@@ -125,11 +124,13 @@ func (d *demo) prepare(ctx context.Context, t tools, root, work string, display 
 		d.images = append(d.images, d.a.VDIPath(vdi))
 	}
 	log := slog.New(slog.NewTextHandler(display, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	d.engine = &replication.Engine{Store: d.store, Log: log, Observe: display.Observe}
+	d.engine = &replication.Engine{
+		Store: d.store, Log: log, Observe: display.Observe, Dial: d.world.dial(), SpawnTimeout: d.world.patience(),
+	}
 	return nil
 }
 
-func (d *demo) close() {
+func (d *demo) close() error {
 	for _, s := range []*site{d.a, d.b} {
 		if s != nil {
 			s.Close()
@@ -138,6 +139,7 @@ func (d *demo) close() {
 	if d.store != nil {
 		_ = d.store.Close() // goes away with the work folder
 	}
+	return d.world.close()
 }
 
 // play is the three runs, with a guest at work between them, and the proof.

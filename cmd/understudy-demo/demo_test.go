@@ -144,7 +144,7 @@ func folder(t *testing.T) string {
 }
 
 func TestWrongUsage(t *testing.T) {
-	for _, args := range [][]string{{"--disk-size", "many"}, {"--disk-size", "1MiB"}, {"--no-such-flag"}, {"argument"}} {
+	for _, args := range [][]string{{"--disk-size", "many"}, {"--disk-size", "1MiB"}, {"--no-such-flag"}, {"argument"}, {"--world", "moon"}} {
 		if code := run(t.Context(), args, io.Discard, io.Discard); code != exitUsage {
 			t.Errorf("%v ends with %d, want %d", args, code, exitUsage)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,19 +36,25 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("understudy-demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	keep := flags.String("keep", "", "`directory` in which the disks of the last run and demo.json are kept")
-	sizeText := flags.String("disk-size", "4GiB", "`size` of the first disk; the second is a quarter of it")
+	worldName := flags.String("world", "process", "what delegates run in: `process`, or qemu, which boots the built image")
+	sizeText := flags.String("disk-size", "", "`size` of the first disk, 4GiB or, in the qemu world, 512MiB; the second is a quarter of it")
 	asJSON := flags.Bool("json", false, "print the document of demo.json on standard output, all else on standard error")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return exitEqual
 	} else if err != nil {
 		return exitUsage
 	}
-	size, err := humanize.ParseBytes(*sizeText)
+	world, err := newWorld(*worldName)
+	if err != nil {
+		complain(stderr, err.Error())
+		return exitUsage
+	}
+	size, err := humanize.ParseBytes(cmp.Or(*sizeText, defaultSizes[*worldName]))
 	if err != nil || size < minDiskSize || size > 1<<40 || flags.NArg() > 0 {
 		complain(stderr, "--disk-size is between 64MiB and 1TiB, such as 4GiB, and there are no arguments; --help tells more")
 		return exitUsage
 	}
-	o := options{keep: *keep, diskSize: int64(size), out: stdout, progress: stderr}
+	o := options{world: world, keep: *keep, diskSize: int64(size), out: stdout, progress: stderr}
 	if *asJSON {
 		o.out = stderr
 	}

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -13,14 +11,12 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
-	"github.com/understudy-dr/understudy/qemu-tests/worlds"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
 
 const (
-	module       = "github.com/understudy-dr/understudy"
-	imageVersion = "development"
-	password     = "a simulated pool's"
+	module   = "github.com/understudy-dr/understudy"
+	password = "a simulated pool's"
 )
 
 // moduleRoot finds the source tree that this program belongs to, from the working directory upwards.
@@ -28,20 +24,9 @@ func moduleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}} {{.Dir}}").Output()
 	path, dir, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
 	if err != nil || path != module {
-		return "", fmt.Errorf("the demo builds the delegate from source: run it inside the source tree of %s, with go in PATH", module)
+		return "", fmt.Errorf("the demo takes the delegate from its source tree: run it inside the source tree of %s, with go in PATH", module)
 	}
 	return dir, nil
-}
-
-// buildDelegate compiles the program that runs in a delegate.
-func buildDelegate(ctx context.Context, root, path string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/abd")
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the delegate (cmd/abd): %w\n%s", err, out)
-	}
-	return nil
 }
 
 // site is a simulated pool and the orchestrator's session with it.
@@ -51,31 +36,30 @@ type site struct {
 	delegate *delegate.Pool
 }
 
-// newSite starts a pool with two hosts, a shared SR and a deployed delegate image, and makes it known to the orchestrator.
-func newSite(ctx context.Context, name, work, abd string, store *state.Store) (*site, error) {
+// newSite starts a pool with two hosts and a shared SR, makes it known to the orchestrator and deploys the delegate's image.
+func newSite(ctx context.Context, name, work string, w world, store *state.Store) (*site, error) {
 	sr := storageOf(name)
 	simulated, err := xapisim.New(xapisim.Config{
 		Name: name, Dir: filepath.Join(work, name), Hosts: 2, Password: password,
 		SRs:   []xapisim.SRConfig{{Name: sr, Shared: true}},
-		World: worlds.NewProcess(abd, filepath.Join(work, name, "guests")),
+		World: w.guests(filepath.Join(work, name, "guests")),
 	})
 	if err != nil {
 		return nil, err
 	}
 	s := &site{Pool: simulated}
-	if err := s.join(ctx, name, sr, store); err != nil {
+	err = s.join(ctx, name, w.addresses(name), store)
+	if err == nil {
+		err = w.deploy(ctx, s, sr)
+	}
+	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("pool %s: %w", name, err)
 	}
 	return s, nil
 }
 
-func (s *site) join(ctx context.Context, name, sr string, store *state.Store) error {
-	if _, err := s.AddDelegateTemplate(sr, imageVersion); err != nil {
-		return err
-	}
-	addresses := delegateAddresses()
-	var err error
+func (s *site) join(ctx context.Context, name, addresses string, store *state.Store) (err error) {
 	s.client, err = xapi.Dial(ctx, xapi.Config{
 		Addresses: s.Addresses(), Username: "root", Password: password, Fingerprints: s.Fingerprints(),
 	})
@@ -106,13 +90,6 @@ func (s *site) Close() {
 
 // storageOf names the SR of a pool.
 func storageOf(pool string) string { return "storage-" + pool }
-
-// delegateAddresses draws a network of the loopback device, so that two demos on one machine hardly meet.
-func delegateAddresses() string {
-	var b [2]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return fmt.Sprintf("127.%d.%d.0/24", 80+int(b[0])%170, b[1])
-}
 
 // openState makes the orchestrator's state for this demo, its key beside it.
 func openState(ctx context.Context, work string) (*state.Store, error) {

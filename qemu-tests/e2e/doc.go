@@ -1,0 +1,11 @@
+// Package e2e proves the delegate's image on real firmware: its tests boot what `make image` has built, in the world of package
+// qemu-tests/worlds/qemu. They stand behind the build tag e2e; `make e2e` builds what they need and runs them.
+//
+//	replicate_test.go   two pools, the image deployed into both, a VM replicated twice between their delegates
+//	firmware_test.go    the image's disk on SeaBIOS and on OVMF
+//	disks_test.go       disks that come, go and are torn away, of unusual kinds
+//	failure_test.go     what a delegate that cannot work says, and where
+//
+// A test keeps its machines' folders in build/consoles/<test> when it fails: the console, what went over the virtio-serial port,
+// QEMU's complaints.
+package e2e
