@@ -4,23 +4,52 @@ BIN     := build/bin
 LINT    := $(BIN)/golangci-lint
 # The demo keeps its data here when told to: make demo KEEP=/some/folder
 KEEP    ?=
+# What a delegate of the demo is: process (a local process), or qemu (the real appliance, emulated)
+WORLD   ?= process
+# The kernel of the delegate's image: debian, or slim (a small one of our own, built from Debian's source)
+KERNEL  ?= debian
+# The version that both programs tell.
+VERSION := $(shell cat VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race lint ci bench vuln fuzz build clean
+.PHONY: help demo test lint ci nightly bench bench-boot vuln fuzz build image image-lock e2e xen xen-hvm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: ## replicate a VM between two simulated pools, three times (KEEP=DIR keeps the disks)
-	hack/deps demo
-	$(GO) run ./cmd/understudy-demo $(if $(KEEP),--keep "$(KEEP)")
+demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulated pools, three times (WORLD=qemu: by real appliances; KEEP=DIR keeps the disks)
+	hack/deps demo $(if $(filter qemu,$(WORLD)),e2e)
+	$(GO) run ./cmd/understudy-demo --world $(WORLD) $(if $(KEEP),--keep "$(KEEP)")
 
 test: ## the tests that need Go and gcc alone
 	hack/deps test
 	$(GO) test -race ./...
 
 build: ## the two programs, into build/bin
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/understudy ./cmd/abd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN)/ ./cmd/understudy ./cmd/abd
+
+image: ## the delegate's image: build/image/abd.xva and what belongs to it (KERNEL=slim: with a small kernel)
+	$(if $(filter slim,$(KERNEL)),hack/deps kernel)
+	$(GO) run ./image/cmd/mkimage --kernel $(KERNEL)
+
+image-lock: ## take the newest Debian packages into image/lock.json
+	$(GO) run ./image/cmd/mkimage lock
+
+e2e: image ## the image in QEMU: boots on BIOS and UEFI, what goes wrong, the main job between two pools
+	hack/deps e2e
+	$(GO) test -tags e2e -count=1 -timeout 20m ./qemu-tests/e2e/...
+
+xen: image ## the image as PV and PVH guests of a real Xen hypervisor under QEMU
+	hack/deps e2e
+	$(GO) test -tags xen -count=1 -timeout 25m ./qemu-tests/xen/...
+
+xen-hvm: image ## the XVA's own disk booted as an HVM guest of Xen
+	hack/deps e2e
+	$(GO) test -tags xenhvm -count=1 -timeout 25m ./qemu-tests/xen/...
+
+bench-boot: image ## boot times in QEMU by firmware, medians of five
+	hack/deps e2e
+	$(GO) test -tags e2e -run '^$$' -bench Boot -benchtime 5x -timeout 40m ./qemu-tests/e2e
 
 lint: $(LINT) ## gofmt, vet, staticcheck, import rules, tidy module files
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-clean:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -32,9 +61,12 @@ lint: $(LINT) ## gofmt, vet, staticcheck, import rules, tidy module files
 $(LINT): hack/tools/go.mod hack/tools/go.sum
 	cd hack/tools && $(GO) build -o ../../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-ci: ## what every change must pass: lint, then the tests
+ci: ## what every change must pass: lint, the tests, the worlds qemu and xen
 	hack/timed lint $(MAKE) lint
 	hack/timed test $(MAKE) test
+	hack/timed image $(MAKE) image
+	hack/timed e2e $(MAKE) e2e
+	hack/timed xen $(MAKE) xen
 
 bench: ## the engine against plain reads, on an 8 GiB disk
 	hack/deps bench

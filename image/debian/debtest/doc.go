@@ -1,0 +1,2 @@
+// Package debtest packs small Debian packages for the tests of what unpacks them.
+package debtest
