@@ -28,7 +28,7 @@ func TestMounts(t *testing.T) {
 	if got := w.asked("mount"); !slices.Equal(got, want) {
 		t.Errorf("mounted %q, want %q", got, want)
 	}
-	for name, want := range map[string]string{"kernel/panic": "5", "kernel/panic_on_oops": "1", "vm/panic_on_oom": "1"} {
+	for name, want := range map[string]string{"kernel/panic": "5", "kernel/panic_on_oops": "1"} {
 		if got := strings.TrimSpace(w.read("/proc/sys/" + name)); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
@@ -38,18 +38,24 @@ func TestMounts(t *testing.T) {
 	}
 }
 
-// What must be mounted and cannot be ends Init; the machine can still say so and power off.
+// What must be mounted and cannot be ends Init; the machine can still say so, publish it if there is a way, and power off.
 func TestMountFails(t *testing.T) {
 	w := newWorld(t)
 	w.fails["mount sysfs"] = unix.EPERM
-	m, err := boot.Init(w.options())
+	var pool publications
+	o := w.options()
+	o.Publish = pool.publish
+	m, err := boot.Init(o)
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "/sys") {
 		t.Fatalf("Init is %v", err)
 	}
-	if err := m.PowerOff(err.Error()); err != nil {
+	if err := m.End(err.Error()); err != nil {
 		t.Error(err)
 	}
-	if got := w.awaitLine("power off"); got != "understudy: power off: boot: mount sysfs on /sys: operation not permitted" {
+	if len(pool.causes) != 1 || !strings.Contains(pool.causes[0], "mount sysfs") {
+		t.Errorf("published %q", pool.causes)
+	}
+	if got := w.awaitLine("understudy: power off"); got != "understudy: power off: boot: mount sysfs on /sys: operation not permitted" {
 		t.Errorf("the last line is %q", got)
 	}
 	if w.asked("power off") == nil || w.asked("load") != nil {
@@ -66,7 +72,6 @@ func TestScratchMountFails(t *testing.T) {
 
 func TestAwaitPath(t *testing.T) {
 	w := newWorld(t)
-	m := w.boot(w.options())
 	w.write("/dev/both", "")
 	for _, test := range []struct {
 		paths []string
@@ -77,15 +82,12 @@ func TestAwaitPath(t *testing.T) {
 		{[]string{"/dev/both", "/dev/tty0"}, "/dev/both"},
 		{nil, ""},
 	} {
-		if got := m.AwaitPath(test.paths...); got != test.want {
+		if got := w.system.AwaitPath(50*time.Millisecond, test.paths...); got != test.want {
 			t.Errorf("of %q %q is there, want %q", test.paths, got, test.want)
 		}
 	}
-	o := w.options()
-	o.PathWait = within
-	late := w.boot(o)
 	time.AfterFunc(30*time.Millisecond, func() { w.write("/dev/late", "") })
-	if got := late.AwaitPath("/dev/late"); got != "/dev/late" {
+	if got := w.system.AwaitPath(within, "/dev/late"); got != "/dev/late" {
 		t.Errorf("what came late is %q", got)
 	}
 }
@@ -101,7 +103,7 @@ func TestCheckMemory(t *testing.T) {
 	for total, want := range map[int]string{91: "91 MiB", 143: "256 MiB", 144: "", 217: ""} {
 		w := newWorld(t)
 		w.write("/proc/meminfo", meminfo(total, 60))
-		err := w.boot(w.options()).CheckMemory()
+		err := w.system.CheckMemory()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("with %d MiB: %v, want %q", total, err, want)
 		}
@@ -109,7 +111,7 @@ func TestCheckMemory(t *testing.T) {
 	for _, broken := range []string{"", "MemTotal: x kB\n", "MemTotal: 1 kB\n", "MemTotal: -1 kB\nMemAvailable: 1 kB\n"} {
 		w := newWorld(t)
 		w.write("/proc/meminfo", broken)
-		if err := w.boot(w.options()).CheckMemory(); err == nil {
+		if err := w.system.CheckMemory(); err == nil {
 			t.Errorf("%q passes for a reading", broken)
 		}
 	}

@@ -29,13 +29,13 @@ type consoleHandler struct {
 }
 
 type consoleText struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	console *console
+	mu    sync.Mutex
+	text  bytes.Buffer
+	print func(line string) // one call at a time
 }
 
-func newConsoleHandler(c *console) slog.Handler {
-	shared := &consoleText{console: c}
+func newConsoleHandler(print func(line string)) slog.Handler {
+	shared := &consoleText{print: print}
 	return &consoleHandler{shared: shared, attributes: slog.NewTextHandler(&shared.text, &slog.HandlerOptions{
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			_, isLevel := a.Value.Any().(slog.Level)
@@ -68,7 +68,7 @@ func (h *consoleHandler) Handle(ctx context.Context, r slog.Record) error {
 	if err := h.attributes.Handle(ctx, r); err != nil {
 		return err
 	}
-	h.shared.console.print(strings.TrimSpace(line + " " + h.shared.text.String()))
+	h.shared.print(strings.TrimSpace(line + " " + h.shared.text.String()))
 	return nil
 }
 

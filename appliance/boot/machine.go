@@ -2,13 +2,13 @@ package boot
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +18,10 @@ import (
 type Options struct {
 	Version string // of the software, for the console
 	System  System // Kernel() in earnest
+	// Publish tells the pool the cause of the machine's end, for work that died and could not; nil: nobody is told. ctx ends after
+	// Options.PublishLimit. It may panic, hang, and power the machine off itself.
+	Publish func(ctx context.Context, m *Machine, cause string) error
 
-	// PathWait is how long AwaitPath waits; default 3 s.
-	PathWait time.Duration
 	// Kick is how often the watchdog is kicked and the heartbeat looked at; default 10 s.
 	Kick time.Duration
 	// Stall is how old the last heartbeat may get; default 2 min.
@@ -29,39 +30,39 @@ type Options struct {
 	MemoryPoll time.Duration
 	// Grace is how long the work may take to end when it was told to; default 20 s.
 	Grace time.Duration
+	// PublishLimit bounds Publish; default 5 s.
+	PublishLimit time.Duration
 }
 
 func (o Options) withDefaults() Options {
-	o.PathWait = cmp.Or(o.PathWait, 3*time.Second)
 	o.Kick = cmp.Or(o.Kick, 10*time.Second)
 	o.Stall = cmp.Or(o.Stall, 2*time.Minute)
 	o.MemoryPoll = cmp.Or(o.MemoryPoll, time.Second)
 	o.Grace = cmp.Or(o.Grace, 20*time.Second)
+	o.PublishLimit = cmp.Or(o.PublishLimit, 5*time.Second)
 	return o
 }
 
-// Machine is a machine whose PID 1 this process is. Its methods may be called by several goroutines.
+// Machine is a machine whose PID 1 this process is, as PID 1 sees it. Its methods may be called by several goroutines.
 type Machine struct {
 	options  Options
 	system   System
 	console  *console
 	log      *slog.Logger
 	watchdog *watchdog // nil when there is none
-	started  time.Time
-	beat     atomic.Int64 // when the main loop last beat, as time since started
 
 	off    sync.Once
 	offErr error
 }
 
 // Init makes a usable machine of what the kernel left: file systems, consoles, modules, watchdog. Every step that goes wrong is
-// told on the console. An error means that the machine cannot be used; PowerOff works even then.
+// told on the console. An error means that the machine cannot be used; End works even then.
 func Init(o Options) (*Machine, error) {
 	o = o.withDefaults()
-	m := &Machine{options: o, system: o.System, started: time.Now()}
+	m := &Machine{options: o, system: o.System}
 	mountErr := m.system.mountAll(basicMounts...)
 	console, consoleErr := m.system.openConsole()
-	m.console, m.log = console, slog.New(newConsoleHandler(console))
+	m.console, m.log = console, slog.New(newConsoleHandler(console.print))
 	if mountErr != nil {
 		return m, fmt.Errorf("boot: %w", mountErr)
 	}
@@ -143,27 +144,9 @@ func (m *Machine) openWatchdog() {
 	m.log.Info("watchdog armed", "identity", w.identity, "seconds", watchdogSeconds)
 }
 
-// AwaitPath returns the first of these paths that is there; "" when none is. It tells one platform from another by what only that
-// one has. Devices may show a moment after their modules are loaded, so it waits for Options.PathWait before it gives up.
-func (m *Machine) AwaitPath(paths ...string) string {
-	for deadline := time.Now().Add(m.options.PathWait); ; time.Sleep(50 * time.Millisecond) {
-		for _, path := range paths {
-			if m.system.exists(path) {
-				return path
-			}
-		}
-		if !time.Now().Before(deadline) {
-			return ""
-		}
-	}
-}
-
 // Console is a handler whose lines stand on the machine's consoles, each after the kernel's uptime. It never waits: a console that
 // is too slow loses lines, and says how many.
 func (m *Machine) Console() slog.Handler { return m.log.Handler() }
-
-// Beat is to be called by the main loop of the machine's work, much more often than Options.Stall.
-func (m *Machine) Beat() { m.beat.Store(int64(time.Since(m.started))) }
 
 // farewell bounds each of the last steps, any of which may hang in a machine that is ill.
 const farewell = 3 * time.Second

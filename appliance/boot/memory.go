@@ -2,7 +2,6 @@ package boot
 
 import (
 	"fmt"
-	"runtime/debug"
 	"strconv"
 	"strings"
 )
@@ -48,10 +47,9 @@ func kibibytes(text, label string) (int64, error) {
 	return 0, fmt.Errorf("no line %s", label)
 }
 
-// CheckMemory tells whether the machine has memory enough for a delegate. It is asked after Init, so that the caller can publish
-// the cause before it ends the machine.
-func (m *Machine) CheckMemory() error {
-	found, err := m.system.memory()
+// CheckMemory tells whether the machine has memory enough for a delegate. It is asked after Init, by who can publish the cause.
+func (s System) CheckMemory() error {
+	found, err := s.memory()
 	if err != nil {
 		return fmt.Errorf("boot: memory: %w", err)
 	}
@@ -62,25 +60,32 @@ func (m *Machine) CheckMemory() error {
 	return nil
 }
 
-// exhausted says why the machine cannot go on for want of memory; nil when it can. What the garbage collector can give back it
-// is asked for first.
-func (s System) exhausted() error {
+// exhausted says why the machine cannot go on for want of memory; nil when it can. The worker is named by its pid.
+func (s System) exhausted(worker int) error {
 	found, err := s.memory()
-	if err == nil && found.available < memoryFloor {
-		debug.FreeOSMemory()
-		found, err = s.memory()
-	}
 	if err != nil {
 		return fmt.Errorf("memory cannot be watched: %w", err)
 	}
 	if found.available >= memoryFloor {
 		return nil
 	}
-	status, _ := s.text("/proc/self/status")
+	status, _ := s.text(fmt.Sprintf("/proc/%d/status", worker))
 	resident, err := kibibytes(status, "VmRSS:")
 	if err != nil {
 		resident = 0 // one detail less in the message
 	}
 	return fmt.Errorf("memory exhausted: %d MiB of %d are available, less than %d; the delegate holds %d MiB",
 		found.available>>20, found.total>>20, memoryFloor>>20, resident>>20)
+}
+
+// kills counts the processes that the kernel killed for want of memory since it started; 0 when it does not tell.
+func (s System) kills() int64 {
+	text, _ := s.text("/proc/vmstat")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(value), 10, 64) // the kernel's own format
+			return n
+		}
+	}
+	return 0
 }

@@ -60,11 +60,10 @@ func (s System) isMounted(target string) bool {
 }
 
 // sysctls make the kernel end the machine where it cannot go on: a delegate moves other machines' disks, and a kernel that has
-// lost its way must not go on with that. The kernel never kills PID 1 for want of memory; it panics.
+// lost its way must not go on with that. For want of memory it does not panic but kills the worker, and PID 1 says so.
 var sysctls = []struct{ key, value string }{
 	{"kernel/panic", "5"}, // seconds until the restart, which pools and QEMU's -no-reboot turn into an end
 	{"kernel/panic_on_oops", "1"},
-	{"vm/panic_on_oom", "1"},
 }
 
 func (s System) setSysctls() error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,22 +17,27 @@ import (
 // processKey names what a process of the test program is to be, see TestMain.
 const processKey = "BOOT_TEST_PROCESS"
 
+// orphansKey lists the orphans' ids for the worker.
+const orphansKey = "BOOT_TEST_ORPHANS"
+
 func process(what string) *exec.Cmd {
 	command := exec.Command(os.Args[0])
 	command.Env = append(os.Environ(), processKey+"="+what)
 	return command
 }
 
-// Orphans are buried. The test needs a process of its own: reaping takes every child there is.
+// Orphans are buried while the worker works, and their exit status is not taken for the worker's. The test needs a process of its own:
+// reaping takes every child there is.
 func TestReaper(t *testing.T) {
 	command := process("reaper")
-	command.Env = append(command.Env, "BOOT_TEST_ROOT="+newWorld(t).root)
+	command.Env = append(command.Env, rootKey+"="+newWorld(t).root, workerKey+"=wait for orphans")
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, output)
 	}
 }
 
-// reaperProcess is a process to which orphans fall as they fall to PID 1. Three do; it looks whether they stay zombies.
+// reaperProcess is a process to which orphans fall as they fall to PID 1. Three do; its worker looks whether they stay
+// zombies.
 func reaperProcess() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a reaper: %w", err)
@@ -46,29 +50,24 @@ func reaperProcess() error {
 	if len(pids) != 3 {
 		return fmt.Errorf("the orphans are %q", pids)
 	}
+	cause := ""
 	machine, err := boot.Init(boot.Options{System: boot.System{
-		Root:   os.Getenv("BOOT_TEST_ROOT"),
+		Root:   os.Getenv(rootKey),
 		Mount:  func(string, string, string, uintptr, string) error { return nil },
 		Sync:   func() {},
 		Reboot: func(int) error { return nil },
-	}})
+	}, Publish: func(_ context.Context, _ *boot.Machine, c string) error { cause = c; return nil }})
 	if err != nil {
 		return err
 	}
-	left := func() []string {
-		return slices.DeleteFunc(slices.Clone(pids), func(pid string) bool {
-			_, err := os.Stat("/proc/" + pid)
-			return err != nil
-		})
+	if err := os.Setenv(orphansKey, string(output)); err != nil {
+		return err
 	}
-	err = machine.Run(func(context.Context) error {
-		for deadline := time.Now().Add(within); len(left()) > 0 && time.Now().Before(deadline); {
-			time.Sleep(10 * time.Millisecond)
-		}
-		return nil
-	})
-	if err != nil || len(left()) > 0 {
-		return fmt.Errorf("zombies are left: %q, %w", left(), err)
+	if err := machine.Run(); err != nil {
+		return err
+	}
+	if want := "defect: the delegate's worker ended with exit code 7"; cause != want {
+		return fmt.Errorf("the cause is %q, want %q", cause, want)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,8 @@ type System struct {
 	Load func(module *os.File, parameters string) error
 	// Kill is kill(2).
 	Kill func(pid int, signal unix.Signal) error
+	// Parent is getppid(2).
+	Parent func() int
 	// Sync is sync(2).
 	Sync func()
 	// Reboot is reboot(2).
@@ -32,6 +35,7 @@ func Kernel() System {
 		Mount:  unix.Mount,
 		Load:   func(f *os.File, parameters string) error { return unix.FinitModule(int(f.Fd()), parameters, 0) },
 		Kill:   unix.Kill,
+		Parent: unix.Getppid,
 		Sync:   unix.Sync,
 		Reboot: unix.Reboot,
 	}
@@ -42,6 +46,21 @@ func (s System) path(name string) string { return filepath.Join(s.Root, name) }
 func (s System) exists(name string) bool {
 	_, err := os.Stat(s.path(name))
 	return err == nil
+}
+
+// AwaitPath returns the first of these paths that is there; "" when none is. It tells one platform from another by what only that
+// one has. Devices may show a moment after their modules are loaded, so it waits for so long before it gives up.
+func (s System) AwaitPath(wait time.Duration, paths ...string) string {
+	for deadline := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
+		for _, path := range paths {
+			if s.exists(path) {
+				return path
+			}
+		}
+		if !time.Now().Before(deadline) {
+			return ""
+		}
+	}
 }
 
 // maxText bounds the text files that are read whole, in bytes; the largest, a distribution's full modules.dep, has 0.6 MB.

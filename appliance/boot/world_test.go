@@ -21,8 +21,11 @@ const within = 10 * time.Second
 
 func TestMain(m *testing.M) {
 	process, ok := map[string]func() error{
-		"reaper": reaperProcess, "parent": parentProcess, "orphan": orphanProcess,
+		"reaper": reaperProcess, "parent": parentProcess, "orphan": orphanProcess, "stranger": strangerProcess,
 	}[os.Getenv(processKey)]
+	if boot.IsWorkerCommand(os.Args[0]) {
+		process, ok = workerProcess, true
+	}
 	if !ok {
 		goleak.VerifyTestMain(m)
 	}
@@ -58,7 +61,12 @@ func newWorld(t *testing.T) *world {
 		Load: func(f *os.File, parameters string) error {
 			return w.called(strings.TrimSpace("load " + filepath.Base(f.Name()) + " " + parameters))
 		},
-		Kill: func(_ int, s unix.Signal) error { return w.called("kill 1 " + unix.SignalName(s)) },
+		Kill: func(pid int, s unix.Signal) error {
+			if pid != 1 {
+				return unix.Kill(pid, s)
+			}
+			return w.called("kill 1 " + unix.SignalName(s))
+		},
 		Sync: func() { _ = w.called("sync") },
 		Reboot: func(command int) error {
 			if command == unix.LINUX_REBOOT_CMD_CAD_OFF {
@@ -70,7 +78,9 @@ func newWorld(t *testing.T) *world {
 	w.write("/proc/sys/kernel/osrelease", fakeRelease+"\n")
 	w.write("/proc/cmdline", "quiet\n")
 	w.write("/proc/meminfo", meminfo(217, 185))
-	for _, key := range []string{"kernel/panic", "kernel/panic_on_oops", "vm/panic_on_oom"} {
+	w.write("/proc/vmstat", "pgfault 9\noom_kill 3\n")
+	w.write("/proc/self/oom_score_adj", "0\n")
+	for _, key := range []string{"kernel/panic", "kernel/panic_on_oops"} {
 		w.write("/proc/sys/"+key, "0\n")
 	}
 	w.write("/sys/class/tty/console/active", "tty0 hvc0\n")
@@ -196,7 +206,7 @@ func (w *world) awaitLine(part string) string {
 // options have times that a test can wait for.
 func (w *world) options() boot.Options {
 	return boot.Options{
-		Version: "1.2.3", System: w.system, PathWait: 50 * time.Millisecond, Kick: 10 * time.Millisecond,
+		Version: "1.2.3", System: w.system, Kick: 10 * time.Millisecond,
 		Stall: within, MemoryPoll: 5 * time.Millisecond, Grace: within,
 	}
 }

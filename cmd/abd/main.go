@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/understudy-dr/understudy/appliance"
+	"github.com/understudy-dr/understudy/appliance/boot"
 	"github.com/understudy-dr/understudy/appliance/guestdir"
 )
 
@@ -25,7 +26,18 @@ const (
 	exitUsage   = 2
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	switch {
+	case boot.IsPowerOffCommand(os.Args[0]):
+		say(os.Stderr, fmt.Sprintf("abd: %v", boot.PowerOffCommand(boot.Kernel(), boot.PowerOffWait)))
+		os.Exit(exitFailed)
+	case boot.IsWorkerCommand(os.Args[0]):
+		os.Exit(runWorker(os.Stderr))
+	case isInit(os.Args[1:]):
+		os.Exit(runInit(os.Stderr))
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(arguments []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("abd", flag.ContinueOnError)

@@ -73,6 +73,17 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// The command of PID 1's worker is refused to others.
+func TestWorkerElsewhere(t *testing.T) {
+	command := exec.Command(program)
+	command.Args = []string{"abd-worker"}
+	output, err := command.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(output), "only PID 1 of a delegate's machine") {
+		t.Errorf("%v: %q", err, output)
+	}
+}
+
 // The process serves its orchestrator, scans a disk, and ends with SIGTERM or an unplugged plug.
 func TestProcess(t *testing.T) {
 	directory := guesttest.NewDirectory(t)
