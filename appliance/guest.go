@@ -1,8 +1,10 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"strings"
 )
 
 // Guest is what a delegate sees of the virtual machine it runs in, beside its network and its block devices. Keys are paths
@@ -29,13 +31,27 @@ type Guest interface {
 	// request's word; an error when ctx ends.
 	AwaitShutdown(ctx context.Context) (Shutdown, error)
 
-	// PowerOff publishes the cause under control.CauseKey and then ends the machine, where the implementation is one that has a
-	// machine to end: it then does not return but for an error. Otherwise it returns and the caller ends the process.
+	// PowerOff publishes the cause under control.CauseKey, as CauseText has it, and then ends the machine, where the implementation is
+	// one that has a machine to end: it then does not return but for an error. Otherwise it returns and the caller ends the process.
 	PowerOff(ctx context.Context, cause string) error
 }
 
 // ErrNoDomain is returned by Guest.Domain when the pool's side has not written who this is.
 var ErrNoDomain = errors.New("guest has no domain identity")
+
+// maxCauseText bounds a published cause in bytes: far below what XenStore and xapi take for a value (xapi-facts §7.1).
+const maxCauseText = 1000
+
+// CauseText is what the pool is told of a cause: one line, though errors.Join makes several, and cut where it would be too long for a
+// value.
+func CauseText(cause string) string {
+	text := strings.ReplaceAll(strings.ToValidUTF8(cmp.Or(cause, "no cause given"), "?"), "\n", "; ")
+	if len(text) > maxCauseText {
+		const mark = "…"
+		text = strings.ToValidUTF8(text[:maxCauseText-len(mark)], "") + mark // whole characters
+	}
+	return text
+}
 
 // Domain names the virtual machine.
 type Domain struct {

@@ -102,6 +102,15 @@ func TestToldToEnd(t *testing.T) {
 	}
 }
 
+// It is no failure either while the address is waited for.
+func TestToldToEndBeforeItListens(t *testing.T) {
+	d := prepare(t)
+	d.start(func(o *appliance.Options) { o.Listen = "192.0.2.1:7811" }) // a documentation address, nobody's (RFC 5737)
+	time.Sleep(50 * time.Millisecond)
+	d.tell(errors.New("memory is short"))
+	d.expectOrderedEnd("memory is short")
+}
+
 // The pool's request ends a delegate with a task and a long poll under way.
 func TestShutdown(t *testing.T) {
 	p := newPair(t)
@@ -132,10 +141,11 @@ func TestShutdown(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	d := prepare(t)
-	d.start(func(o *appliance.Options) { o.IdleTimeout = 400 * time.Millisecond })
+	// Long enough that a busy machine's pauses are no silence.
+	const limit = time.Second
+	d.start(func(o *appliance.Options) { o.IdleTimeout = limit })
 	d.connect()
-	for range 6 { // speaking keeps it alive
-		time.Sleep(100 * time.Millisecond)
+	for began := time.Now(); time.Since(began) < limit*3/2; time.Sleep(50 * time.Millisecond) { // speaking keeps it alive
 		if _, err := d.Status(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -24,17 +24,20 @@ const (
 // listen waits for the address: a network card may still be coming up.
 func (r *runner) listen(ctx context.Context) (net.Listener, error) {
 	address := cmp.Or(r.options.Listen, net.JoinHostPort(r.address.String(), strconv.Itoa(control.Port)))
-	ctx, cancel := context.WithTimeout(ctx, r.options.ListenTimeout)
+	wait, cancel := context.WithTimeout(ctx, r.options.ListenTimeout)
 	defer cancel()
 	for {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		l, err := new(net.ListenConfig).Listen(wait, "tcp", address)
 		if err == nil {
 			r.log.Info("listening", "address", l.Addr(), "fingerprint", r.identity.Fingerprint())
 			return l, nil
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
+		case <-wait.Done():
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 			return nil, fmt.Errorf("listen on %s: %w; check that the configured address is this machine's and not in use", address, err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,23 +67,13 @@ func Run(ctx context.Context, o Options) error {
 	// The machine must go and say why even when ctx has ended; a guest that hangs must not keep it.
 	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if offErr := o.Guest.PowerOff(farewell, causeText(err)); offErr != nil {
+	if offErr := o.Guest.PowerOff(farewell, CauseText(err.Error())); offErr != nil {
 		return errors.Join(err, fmt.Errorf("appliance: power off: %w", offErr))
 	}
 	if errors.As(err, new(ordered)) {
 		return nil
 	}
 	return fmt.Errorf("appliance: %w", err)
-}
-
-// causeText is an error as one line that fits a value of XenStore.
-func causeText(err error) string {
-	const most = 1024
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
 }
 
 // run works until there is a reason to end, and returns it; nil when ctx ended.

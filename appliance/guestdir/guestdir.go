@@ -1,7 +1,6 @@
 package guestdir
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +97,7 @@ func (g *Guest) Publish(ctx context.Context, entries ...appliance.Entry) error {
 
 // PowerOff implements appliance.Guest: it publishes the cause; the process is the machine, and the caller ends it.
 func (g *Guest) PowerOff(ctx context.Context, cause string) error {
-	return g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: cmp.Or(cause, "no cause given")})
+	return g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: appliance.CauseText(cause)})
 }
 
 // AwaitShutdown implements appliance.Guest.

@@ -185,9 +185,12 @@ func (g *Guest) AwaitShutdown(ctx context.Context) (appliance.Shutdown, error) {
 	return appliance.Shutdown(word), nil
 }
 
-// PowerOff implements appliance.Guest. The machine ends even when nobody takes the cause.
+// PowerOff implements appliance.Guest. The machine is told the whole cause. It ends even when nobody takes the cause, and is then told
+// that too.
 func (g *Guest) PowerOff(ctx context.Context, cause string) error {
-	cause = cmp.Or(cause, "no cause given")
-	err := g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: cause})
+	err := g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: appliance.CauseText(cause)})
+	if err != nil {
+		cause += fmt.Sprintf(" (the pool was not told: %v)", err)
+	}
 	return errors.Join(err, g.options.PowerOff(cause))
 }

@@ -182,7 +182,7 @@ func TestTornLine(t *testing.T) {
 	w := start(t)
 	w.port.say(`{"write":{"unique-dom`)
 	w.port.connect(false)
-	time.Sleep(20 * time.Millisecond) // the guest has read what was there and sees the end
+	w.eventually("the guest sees the end", w.port.ended)
 	w.port.connect(true)
 	want := appliance.Domain{VM: "vm", UniqueID: "second"}
 	w.WriteDomain(want)
@@ -248,18 +248,23 @@ func TestPowerOffWithoutHost(t *testing.T) {
 	if err := w.guest.PowerOff(ctx, "the test is over"); err == nil {
 		t.Error("PowerOff did not tell that its cause could not be published")
 	}
-	if !slices.Equal(w.off, []string{"the test is over"}) {
-		t.Errorf("power-offs are %q, want one", w.off)
+	if len(w.off) != 1 || !strings.HasPrefix(w.off[0], "the test is over (the pool was not told: ") {
+		t.Errorf("power-offs are %q, want one that tells both", w.off)
 	}
 }
 
-func TestPowerOffWithoutCause(t *testing.T) {
+// The pool is told the cause in a form that it takes, and the machine the whole.
+func TestPowerOffCause(t *testing.T) {
 	w := start(t)
-	if err := w.guest.PowerOff(t.Context(), ""); err != nil {
+	cause := "panic\n" + strings.Repeat("goroutine ", 500)
+	if err := w.guest.PowerOff(t.Context(), cause); err != nil {
 		t.Fatal(err)
 	}
-	if cause, _ := w.ReadPublication(control.CauseKey); cause == "" {
-		t.Error("no cause was published")
+	if got, _ := w.ReadPublication(control.CauseKey); got != appliance.CauseText(cause) {
+		t.Errorf("published is %.80q, want %.80q", got, appliance.CauseText(cause))
+	}
+	if !slices.Equal(w.off, []string{cause}) {
+		t.Errorf("the machine was told %.80q, want %.80q", w.off, cause)
 	}
 }
 

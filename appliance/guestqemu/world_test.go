@@ -210,6 +210,7 @@ type fakePort struct {
 	connected bool
 	closed    bool
 	deadline  bool // has passed, for writing
+	end       bool // was seen by a reader since the host went
 	in        bytes.Buffer
 	out       []string
 }
@@ -230,6 +231,7 @@ func (p *fakePort) Read(b []byte) (int, error) {
 		case p.in.Len() > 0:
 			return p.in.Read(b)
 		case !p.connected:
+			p.end = true
 			return 0, io.EOF
 		}
 		p.changed.Wait()
@@ -269,8 +271,16 @@ func (p *fakePort) Close() error {
 	return nil
 }
 
-func (p *fakePort) connect(connected bool) { p.change(func() { p.connected = connected }) }
-func (p *fakePort) say(text string)        { p.change(func() { p.in.WriteString(text) }) }
+func (p *fakePort) connect(connected bool) {
+	p.change(func() { p.connected, p.end = connected, false })
+}
+func (p *fakePort) say(text string) { p.change(func() { p.in.WriteString(text) }) }
+
+func (p *fakePort) ended() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end
+}
 
 func (p *fakePort) lines() []string {
 	p.mu.Lock()

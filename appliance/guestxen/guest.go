@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/control"
@@ -26,9 +25,6 @@ const (
 	shutdownKey = "control/shutdown"
 	dataPrefix  = "vm-data/"
 )
-
-// maxCause bounds a published cause in bytes: far below what XenStore and xapi take for a value (xapi-facts §7.1).
-const maxCause = 1000
 
 // Options of Open.
 type Options struct {
@@ -184,26 +180,12 @@ func (g *Guest) takeShutdown(ctx context.Context) (appliance.Shutdown, error) {
 	return "", nil
 }
 
-// PowerOff implements appliance.Guest. The cause is published on one line and cut to 1000 bytes; the machine is told the whole. It
-// ends even when the cause cannot be published, and is then told that too.
+// PowerOff implements appliance.Guest. The machine is told the whole cause. It ends even when the cause cannot be published, and is
+// then told that too.
 func (g *Guest) PowerOff(ctx context.Context, cause string) error {
-	cause = cmp.Or(cause, "no cause given")
-	err := g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: oneLine(cause)})
+	err := g.Publish(ctx, appliance.Entry{Key: control.CauseKey, Value: appliance.CauseText(cause)})
 	if err != nil {
 		cause += fmt.Sprintf(" (the pool was not told: %v)", err)
 	}
 	return errors.Join(err, g.options.PowerOff(cause))
-}
-
-// oneLine joins lines, as errors.Join makes them, and cuts a text to maxCause bytes between its characters.
-func oneLine(text string) string {
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\n", "; ")
-	if len(text) <= maxCause {
-		return text
-	}
-	end := maxCause
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end]
 }

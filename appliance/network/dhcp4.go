@@ -59,11 +59,14 @@ func (n *Network) lease4(given *nclient4.Lease) (*lease, error) {
 	if mask == nil {
 		mask = ack.YourIPAddr.DefaultMask()
 	}
-	ones, _ := mask.Size()
+	ones, bits := mask.Size()
+	if bits == 0 {
+		return nil, fmt.Errorf("%w: the server %s gave the netmask %s, which is none", ErrNoLease, ack.ServerIdentifier(), net.IP(mask))
+	}
 	l := &lease{
 		prefix:    netip.PrefixFrom(address, ones),
 		renewal:   given.CreationTime.Add(ack.IPAddressRenewalTime(duration / 2)),
-		rebinding: given.CreationTime.Add(ack.IPAddressRebindingTime(duration * 7 / 8)),
+		rebinding: given.CreationTime.Add(ack.IPAddressRebindingTime(duration / 8 * 7)),
 		expiry:    given.CreationTime.Add(duration),
 	}
 	if routers := ack.Router(); len(routers) > 0 {

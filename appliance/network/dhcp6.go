@@ -68,7 +68,7 @@ func (n *Network) lease6(own netip.Addr, reply *dhcpv6.Message) (*lease, error) 
 		renewal = given.PreferredLifetime / 2
 	}
 	if rebinding == 0 {
-		rebinding = given.PreferredLifetime * 4 / 5
+		rebinding = given.PreferredLifetime / 5 * 4
 	}
 	now := time.Now()
 	return &lease{

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,6 +38,7 @@ type server struct {
 	renewals, rebinds, releases atomic.Int32
 	address                     atomic.Pointer[net.IP] // that it gives
 	lifetime                    time.Duration
+	renewal, rebinding          time.Duration // when the client shall ask; zero leaves it to the client
 }
 
 func newServer(address string, lifetime time.Duration) *server {
@@ -58,6 +61,16 @@ func (s *server) answers(counter *atomic.Int32) (reply, refused bool) {
 		s.give("10.77.0.99")
 	}
 	return true, false
+}
+
+// times4 tells when to renew, where the server does.
+func (s *server) times4() []dhcpv4.Modifier {
+	if s.renewal == 0 {
+		return nil
+	}
+	return []dhcpv4.Modifier{
+		dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(s.renewal)), dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(s.rebinding)),
+	}
 }
 
 // serve4 is a DHCPv4 server on the neighbour's machine, 10.77.0.1.
@@ -93,7 +106,7 @@ func serve4(t *testing.T, peer *neighbour, s *server, options ...dhcpv4.Modifier
 			dhcpv4.WithMessageType(kind), dhcpv4.WithYourIP(*s.address.Load()), dhcpv4.WithServerIP(own),
 			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(own)), dhcpv4.WithNetmask(net.CIDRMask(24, 32)),
 			dhcpv4.WithLeaseTime(uint32(s.lifetime.Seconds())),
-		}, options...)...)
+		}, append(s.times4(), options...)...)...)
 		if err != nil {
 			t.Error(err)
 			return
@@ -159,73 +172,96 @@ func TestDHCP4TakenAddress(t *testing.T) {
 	}
 }
 
-func TestNoServer(t *testing.T) {
-	for name, spec := range map[string]appliance.NetworkSpec{"IPv4": {}, "IPv6": {DHCP6: true}} {
+func TestDHCP4SenselessLease(t *testing.T) {
+	for name, option := range map[string]dhcpv4.Modifier{
+		"netmask": dhcpv4.WithNetmask(net.IPv4Mask(255, 0, 255, 0)), "lifetime": dhcpv4.WithLeaseTime(0), "address": dhcpv4.WithYourIP(net.IPv4zero),
+	} {
 		t.Run(name, func(t *testing.T) {
-			connect(t)
-			if _, err := network.NewHasty().Up(t.Context(), spec); !errors.Is(err, network.ErrNoLease) {
-				t.Errorf("error is %v, want ErrNoLease", err)
+			peer := connect(t)
+			peer.give("10.77.0.1/24")
+			serve4(t, peer, newServer("10.77.0.50", time.Hour), option)
+			if _, err := network.NewHasty().Up(t.Context(), appliance.NetworkSpec{}); !errors.Is(err, network.ErrNoLease) || strings.Contains(err.Error(), "no matching") {
+				t.Errorf("error is %v, want ErrNoLease for what the server gave", err)
+			}
+			if got := peer.addresses(); len(got) != 0 {
+				t.Errorf("addresses are %v, want none", got)
 			}
 		})
 	}
 }
 
-// lives takes a short lease in the version that the caller serves and returns its server and its events.
-func lives(t *testing.T, version int, lifetime time.Duration) (*server, <-chan appliance.NetworkEvent) {
+func TestNoServer(t *testing.T) {
+	connect(t)
+	var group sync.WaitGroup
+	for _, spec := range []appliance.NetworkSpec{{}, {DHCP6: true}} {
+		group.Go(func() {
+			if _, err := network.NewHasty().Up(t.Context(), spec); !errors.Is(err, network.ErrNoLease) {
+				t.Errorf("DHCPv6 %v: error is %v, want ErrNoLease", spec.DHCP6, err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// tenant has a short lease that is watched over.
+type tenant struct {
+	server *server
+	events <-chan appliance.NetworkEvent
+}
+
+// tenants take leases of both versions on one cable: lifetimes are whole seconds, and so both pass at once.
+func tenants(t *testing.T, server4, server6 *server) map[string]tenant {
 	t.Helper()
 	peer := connect(t)
-	if version == 4 {
-		peer.give("10.77.0.1/24")
-		s := newServer("10.77.0.50", lifetime)
-		serve4(t, peer, s)
-		return s, watch(t, up(t, appliance.NetworkSpec{}))
+	peer.give("10.77.0.1/24")
+	serve4(t, peer, server4)
+	serve6(t, peer, server6)
+	return map[string]tenant{
+		"IPv4": {server4, watch(t, up(t, appliance.NetworkSpec{}))},
+		"IPv6": {server6, watch(t, up(t, appliance.NetworkSpec{DHCP6: true}))},
 	}
-	s := newServer("fd77::50", lifetime)
-	serve6(t, peer, s)
-	return s, watch(t, up(t, appliance.NetworkSpec{DHCP6: true}))
 }
 
 func TestLeaseIsRenewed(t *testing.T) {
-	for name, version := range map[string]int{"IPv4": 4, "IPv6": 6} {
-		t.Run(name, func(t *testing.T) {
-			s, events := lives(t, version, 2*time.Second)
-			expectNone(t, events, 2500*time.Millisecond) // longer than the lease
-			if s.renewals.Load() < 2 || s.rebinds.Load() != 0 {
-				t.Errorf("%d renewals, want one a second, and %d rebinds, want none", s.renewals.Load(), s.rebinds.Load())
-			}
-		})
+	all := tenants(t, newServer("10.77.0.50", 2*time.Second), newServer("fd77::50", 2*time.Second))
+	time.Sleep(2500 * time.Millisecond) // longer than the leases
+	for name, one := range all {
+		expectNone(t, one.events, 20*time.Millisecond)
+		if renewals, rebinds := one.server.renewals.Load(), one.server.rebinds.Load(); renewals < 2 || rebinds != 0 {
+			t.Errorf("%s: %d renewals, want one a second, and %d rebinds, want none", name, renewals, rebinds)
+		}
 	}
 }
 
 func TestLeaseRunsOut(t *testing.T) {
-	for name, version := range map[string]int{"IPv4": 4, "IPv6": 6} {
-		t.Run(name, func(t *testing.T) {
-			s, events := lives(t, version, 3*time.Second)
-			s.mood.Store(int32(ignore))
-			e := expect(t, events, slog.LevelWarn, "could not be renewed and runs out in")
-			for e.Err == nil {
-				e = <-events
-			}
-			if !errors.Is(e.Err, network.ErrNoLease) || e.Level != slog.LevelError {
-				t.Errorf("event is %+v, want the loss of the lease", e)
-			}
-			if s.renewals.Load() == 0 || s.rebinds.Load() == 0 {
-				t.Errorf("the server that gave the lease was asked %d times, all servers %d times", s.renewals.Load(), s.rebinds.Load())
-			}
-		})
+	server4, server6 := newServer("10.77.0.50", 3*time.Second), newServer("fd77::50", 3*time.Second)
+	for _, s := range []*server{server4, server6} {
+		s.renewal, s.rebinding = time.Second, 2*time.Second
+	}
+	all := tenants(t, server4, server6)
+	for _, one := range all {
+		one.server.mood.Store(int32(ignore))
+	}
+	for name, one := range all {
+		expect(t, one.events, slog.LevelWarn, "could not be renewed and runs out in")
+		expectEnd(t, one.events, network.ErrNoLease)
+		if renewals, rebinds := one.server.renewals.Load(), one.server.rebinds.Load(); renewals == 0 || rebinds == 0 {
+			t.Errorf("%s: the server that gave the lease was asked %d times, all servers %d times", name, renewals, rebinds)
+		}
 	}
 }
 
 func TestLeaseIsTakenBack(t *testing.T) {
-	for name, test := range map[string]struct {
-		version int
-		mood    mood
-	}{"IPv4 refused": {4, refuse}, "IPv4 moved": {4, move}, "IPv6 refused": {6, refuse}} {
+	for name, moods := range map[string]map[string]mood{
+		"refused": {"IPv4": refuse, "IPv6": refuse}, "moved": {"IPv4": move},
+	} {
 		t.Run(name, func(t *testing.T) {
-			s, events := lives(t, test.version, 2*time.Second)
-			s.mood.Store(int32(test.mood))
-			if e := expect(t, events, slog.LevelError, "lease is lost"); e.Err == nil {
-				t.Errorf("event is %+v, want the end", e)
+			all := tenants(t, newServer("10.77.0.50", 2*time.Second), newServer("fd77::50", 2*time.Second))
+			for version, m := range moods {
+				all[version].server.mood.Store(int32(m))
+			}
+			for version := range moods {
+				expectEnd(t, all[version].events, network.ErrRefused)
 			}
 		})
 	}
@@ -253,7 +289,7 @@ func serve6(t *testing.T, peer *neighbour, s *server) {
 		if !reply {
 			return
 		}
-		association := dhcpv6.OptIANA{IaId: m.Options.OneIANA().IaId}
+		association := dhcpv6.OptIANA{IaId: m.Options.OneIANA().IaId, T1: s.renewal, T2: s.rebinding}
 		if refused {
 			association.Options.Add(&dhcpv6.OptStatusCode{StatusCode: iana.StatusNoBinding})
 		} else {

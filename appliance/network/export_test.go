@@ -13,6 +13,9 @@ func NewHasty() *Network {
 	}}
 }
 
+// ErrRefused is a server's no to a renewal.
+var ErrRefused = errRefused
+
 // ARPFrame is the question of a machine for target, as an Ethernet frame. Without a sender it is a probe.
 func ARPFrame(sender [6]byte, address, target netip.Addr) []byte {
 	return arpMessage{operation: arpRequest, senderMAC: sender, sender: address, target: target, destinationFrame: broadcastMAC}.frame()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -95,10 +96,11 @@ func connect(t *testing.T) *neighbour {
 	if err := netlink.LinkAdd(cable); err != nil {
 		t.Fatal(err)
 	}
-	for _, family := range []string{"ipv4", "ipv6"} {
-		// So that the kernel takes less than its three seconds to give up on a neighbour; where it does not let us, tests are slower.
-		_ = os.WriteFile("/proc/sys/net/"+family+"/neigh/"+n.ours+"/retrans_time_ms", []byte("100"), 0)
-	}
+	// So that the kernel takes less than its three seconds to give up on a neighbour, and does not wait for up to a second before it
+	// looks for another owner of an IPv6 address.
+	n.tune("ipv4/neigh", "retrans_time_ms", "100")
+	n.tune("ipv6/neigh", "retrans_time_ms", "100")
+	n.tune("ipv6/conf", "router_solicitation_delay", "0")
 	n.do(func() error {
 		end, err := netlink.LinkByName(theirEnd)
 		if err != nil {
@@ -108,6 +110,11 @@ func connect(t *testing.T) *neighbour {
 		return netlink.LinkSetUp(end)
 	})
 	return n
+}
+
+// tune changes how patient the kernel is on our end; where it does not let us, tests are slower.
+func (n *neighbour) tune(directory, name, value string) {
+	_ = os.WriteFile(filepath.Join("/proc/sys/net", directory, n.ours, name), []byte(value), 0)
 }
 
 // do runs f on the neighbour's machine.

@@ -15,7 +15,8 @@ import (
 	"github.com/understudy-dr/understudy/appliance"
 )
 
-// Watch implements appliance.Network. A lease that is lost, and an interface that is gone, are events with Err.
+// Watch implements appliance.Network. A lease that is lost, and an interface that is gone, are events with Err; after the latter it
+// returns.
 func (n *Network) Watch(ctx context.Context, report func(appliance.NetworkEvent)) error {
 	var mu sync.Mutex // one event at a time
 	say := func(e appliance.NetworkEvent) {
@@ -39,7 +40,13 @@ func (n *Network) Watch(ctx context.Context, report func(appliance.NetworkEvent)
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	// Any of them may be the first to stumble over an interface that is gone, each with words of its own.
+	if _, lost := n.carrier(); err != nil && errors.Is(lost, ErrNoInterface) {
+		report(appliance.NetworkEvent{Level: slog.LevelError, Text: "the network interface is lost", Err: lost})
+		return nil
+	}
+	return err
 }
 
 // watchLink reports when the link goes and comes. An address is announced again with a link that came: switches may have forgotten.
@@ -47,12 +54,8 @@ func (n *Network) watchLink(ctx context.Context, report func(appliance.NetworkEv
 	was := true
 	for sleep(ctx, n.timing.look) == nil {
 		up, err := n.carrier()
-		if err != nil && !errors.Is(err, ErrNoInterface) {
-			return err
-		}
 		if err != nil {
-			report(appliance.NetworkEvent{Level: slog.LevelError, Text: "the network interface is lost", Err: err})
-			return nil
+			return err
 		}
 		switch {
 		case was && !up:
