@@ -6,6 +6,8 @@ LINT    := $(BIN)/golangci-lint
 KEEP    ?=
 # What a delegate of the demo is: process (a local process), or qemu (the real appliance, emulated)
 WORLD   ?= process
+# How long each fuzz target runs
+FUZZ    ?= 30s
 # The kernel of the delegate's image: debian, or slim (a small one of our own, built from Debian's source)
 KERNEL  ?= debian
 # The version that both programs tell.
@@ -15,7 +17,7 @@ VERSION := $(shell cat VERSION)
 .PHONY: help demo test lint ci nightly bench bench-boot vuln fuzz build image image-lock e2e xen xen-hvm clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
 demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulated pools, three times (WORLD=qemu: by real appliances; KEEP=DIR keeps the disks)
 	hack/deps demo $(if $(filter qemu,$(WORLD)),e2e)
@@ -68,12 +70,18 @@ ci: ## what every change must pass: lint, the tests, the worlds qemu and xen
 	hack/timed e2e $(MAKE) e2e
 	hack/timed xen $(MAKE) xen
 
+nightly: ## what CI has no time for: HVM under Xen, the slim kernel through e2e, fuzzing
+	hack/timed xen-hvm $(MAKE) xen-hvm
+	hack/timed slim $(MAKE) e2e KERNEL=slim
+	hack/timed image $(MAKE) image
+	hack/timed fuzz $(MAKE) fuzz
+
 bench: ## the engine against plain reads, on an 8 GiB disk
 	hack/deps bench
 	$(GO) run ./qemu-tests/cmd/bench
 
-fuzz: ## every fuzz target for half a minute each
-	hack/fuzz 30s
+fuzz: ## every fuzz target for a while each (FUZZ=30s)
+	hack/fuzz $(FUZZ)
 
 vuln: ## known vulnerabilities, where the database can be reached
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.8.0 ./...
