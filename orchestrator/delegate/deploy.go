@@ -68,8 +68,8 @@ type OldTemplate struct {
 // Deploy makes a template of an image in an SR of a pool, or finds that its version is there. The image is read and checked to its
 // end before the pool is touched. What an interrupted deployment leaves behind is removed by the next one, or by recovery.
 //
-// Errors: ErrImage for an image that cannot be a delegate's, ErrVersion, *inventory.NotFoundError and *inventory.AmbiguousError for
-// SR and network, those of xapi.Client.Import.
+// Errors: ErrImage for an image that cannot be a delegate's, ErrVersion, state.ErrBusy while another deployment to the pool is
+// under way, *inventory.NotFoundError and *inventory.AmbiguousError for SR and network, those of xapi.Client.Import.
 func Deploy(ctx context.Context, spec DeploySpec) (Deployed, error) {
 	began := time.Now()
 	pool := *spec.Pool
@@ -107,9 +107,62 @@ func (d *deployment) observe(format string, values ...any) {
 	}
 }
 
+// deploy works under a run of its own: a crash leaves a record of what was made, and there is no other deployment beside it, which
+// would not find the version either, and make a second template of it.
 func (d *deployment) deploy(ctx context.Context) error {
-	if err := d.prepare(ctx); err != nil {
+	if err := d.recover(ctx); err != nil {
 		return err
+	}
+	begun, err := d.pool.Store.BeginRun(ctx, "", state.RunDeploy, report.Run{
+		VM: report.VM{Pool: d.pool.Name, PoolUUID: d.pool.Inventory.UUID},
+	})
+	if err != nil {
+		return err
+	}
+	d.run = begun.Report.ID
+	d.saga = saga.New(d.pool.Store, d.run, Undoers(d.pool))
+	failure := d.work(ctx)
+
+	last := begun.Report
+	last.State, last.Finished = report.StateCommitted, time.Now().UTC()
+	if failure != nil {
+		d.observe("removing what was not finished")
+		last.State, last.Error = report.StateFailed, failure.Error()
+		if ctx.Err() != nil {
+			last.State = report.StateCancelled
+		}
+	}
+	if err := d.saga.Unwind(ctx); err != nil {
+		failure = errors.Join(failure, fmt.Errorf("%w; recovery tries it again", err))
+	}
+	return errors.Join(failure, d.pool.Store.SaveReport(context.WithoutCancel(ctx), last))
+}
+
+// recover clears the pool of what deployments before left behind.
+func (d *deployment) recover(ctx context.Context) (err error) {
+	d.observe("looking at the pool")
+	if d.pool.Inventory, err = inventory.Load(ctx, d.pool.API); err != nil {
+		return err
+	}
+	recovered, err := saga.Recover(ctx, d.pool.Store, Undoers(d.pool), state.RunDeploy)
+	for _, r := range recovered {
+		if r.Err != nil {
+			d.log.Warn("an earlier deployment could not be cleaned up after; recovery tries it again", "run", r.Run.Report.ID, "cause", r.Err)
+		}
+	}
+	return err
+}
+
+func (d *deployment) work(ctx context.Context) (err error) {
+	if d.pool.Inventory, err = inventory.Load(ctx, d.pool.API); err != nil { // others may have worked until the run began
+		return err
+	}
+	if d.sr, err = d.pool.Inventory.FindSR(d.SR); err != nil {
+		return err
+	}
+	d.result = Deployed{
+		Pool: d.pool.Name, SR: d.sr.UUID, SRName: d.sr.NameLabel, Version: d.image.version, SHA256: d.image.sum, Bytes: d.image.bytes,
+		Removed: []OldTemplate{}, Kept: []OldTemplate{},
 	}
 	older, err := d.compare()
 	if err != nil {
@@ -119,41 +172,11 @@ func (d *deployment) deploy(ctx context.Context) error {
 		if err := d.check(ctx); err != nil {
 			return err
 		}
-		if err := d.make(ctx); err != nil {
+		if err := d.makeTemplate(ctx); err != nil {
 			return err
 		}
 	}
 	return d.replace(ctx, older)
-}
-
-// prepare reads the pool, after it has been cleared of what deployments before left behind.
-func (d *deployment) prepare(ctx context.Context) (err error) {
-	d.observe("looking at the pool")
-	if d.pool.Inventory, err = inventory.Load(ctx, d.pool.API); err != nil {
-		return err
-	}
-	recovered, err := saga.Recover(ctx, d.pool.Store, Undoers(d.pool), state.RunDeploy)
-	if err != nil {
-		return err
-	}
-	for _, r := range recovered {
-		if r.Err != nil {
-			d.log.Warn("an earlier deployment could not be cleaned up after; recovery tries it again", "run", r.Run.Report.ID, "cause", r.Err)
-		}
-	}
-	if len(recovered) > 0 {
-		if d.pool.Inventory, err = inventory.Load(ctx, d.pool.API); err != nil {
-			return err
-		}
-	}
-	if d.sr, err = d.pool.Inventory.FindSR(d.SR); err != nil {
-		return err
-	}
-	d.result = Deployed{
-		Pool: d.pool.Name, SR: d.sr.UUID, SRName: d.sr.NameLabel, Version: d.image.version, SHA256: d.image.sum, Bytes: d.image.bytes,
-		Removed: []OldTemplate{}, Kept: []OldTemplate{},
-	}
-	return nil
 }
 
 // compare looks for templates on the SR: of this version, or of others.
@@ -162,13 +185,13 @@ func (d *deployment) compare() (older []inventory.Template, err error) {
 		if !slices.ContainsFunc(t.Disks, func(disk inventory.Disk) bool { return disk.VDI.SR == d.sr.Ref }) {
 			continue
 		}
-		switch order := inventory.CompareVersions(t.Version, d.image.version); {
-		case order > 0:
+		switch {
+		case t.Version == d.image.version:
+			d.result.Existing, d.result.UUID, d.result.Name = true, t.UUID, t.NameLabel
+		case inventory.CompareVersions(t.Version, d.image.version) > 0:
 			return nil, fmt.Errorf("%w: %s (%s) on SR %s is newer, of version %s; deploy that version or a later one",
 				ErrVersion, t.NameLabel, t.UUID, d.sr.NameLabel, t.Version)
-		case order == 0:
-			d.result.Existing, d.result.UUID, d.result.Name = true, t.UUID, t.NameLabel
-		default:
+		default: // another build of the same version too
 			older = append(older, t)
 		}
 	}
@@ -231,33 +254,7 @@ func (d *deployment) findNetwork(ctx context.Context) (xapi.Ref, error) {
 	return networks[0], nil
 }
 
-// make imports and completes the template, under a run of its own so that a crash leaves a record of it.
-func (d *deployment) make(ctx context.Context) error {
-	begun, err := d.pool.Store.BeginRun(ctx, "", state.RunDeploy, report.Run{
-		VM: report.VM{Pool: d.pool.Name, PoolUUID: d.pool.Inventory.UUID},
-	})
-	if err != nil {
-		return err
-	}
-	d.run = begun.Report.ID
-	d.saga = saga.New(d.pool.Store, d.run, Undoers(d.pool))
-	failure := d.makeTemplate(ctx)
-
-	last := begun.Report
-	last.State, last.Finished = report.StateCommitted, time.Now().UTC()
-	if failure != nil {
-		d.observe("removing what was made so far")
-		last.State, last.Error = report.StateFailed, failure.Error()
-		if ctx.Err() != nil {
-			last.State = report.StateCancelled
-		}
-	}
-	if err := d.saga.Unwind(ctx); err != nil {
-		failure = errors.Join(failure, fmt.Errorf("%w; recovery tries it again", err))
-	}
-	return errors.Join(failure, d.pool.Store.SaveReport(context.WithoutCancel(ctx), last))
-}
-
+// makeTemplate imports and completes the template.
 func (d *deployment) makeTemplate(ctx context.Context) error {
 	// The task comes before the intent, and stands in it: the pool notes it in what it makes of the import, so that this is found
 	// when nobody was there any more to be told.

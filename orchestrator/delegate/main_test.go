@@ -2,12 +2,12 @@ package delegate_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -24,6 +24,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 	"github.com/understudy-dr/understudy/qemu-tests/worlds"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
@@ -36,14 +37,23 @@ var networks atomic.Uint32
 
 func init() { networks.Store(rand.Uint32N(100 * 250)) }
 
-// TestMain makes the test binary a delegate when the process world starts it as one.
+// TestMain makes the test binary a delegate when the process world starts it as one, or a deployment that is to be killed.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		fmt.Fprintln(os.Stderr, "the child was to be killed before:", child(context.Background(), dir))
+		os.Exit(1)
+	}
 	if len(os.Args) == 3 && os.Args[1] == "--guest" {
 		if err := beDelegate(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	// Most of a test is waiting, for delegates to boot and for tasks.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -64,6 +74,7 @@ type fixture struct {
 	t        *testing.T
 	sim      *xapisim.Pool
 	pool     *delegate.Pool
+	dir      string // of the store
 	store    *state.Store
 	template xapisim.Added
 	spawner  *delegate.Spawner
@@ -99,7 +110,8 @@ func newFixture(t *testing.T, world xapisim.World, n int) *fixture {
 			t.Error(err)
 		}
 	})
-	f.store = openStore(t)
+	f.dir = t.TempDir()
+	f.store = openStore(t, f.dir)
 	f.pool = &delegate.Pool{Name: "a", API: client, Store: f.store}
 	f.load()
 	n24 := networks.Add(1) % (100 * 250)
@@ -124,14 +136,9 @@ func newFixture(t *testing.T, world xapisim.World, n int) *fixture {
 	return f
 }
 
-func openStore(t *testing.T) *state.Store {
+func openStore(t *testing.T, dir string) *state.Store {
 	t.Helper()
-	dir := t.TempDir()
-	secrets, err := state.LoadOrCreateSecrets(filepath.Join(dir, "state"), filepath.Join(dir, "key"), func(string) string { return "" })
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := state.Open(t.Context(), filepath.Join(dir, "state"), secrets)
+	store, err := statetest.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,8 @@ const (
 // templateName is what administrators see.
 func templateName(version string) string { return "Understudy delegate " + version }
 
-// complete makes an imported VM a template that delegates are cloned from. Its own uuid comes last: until then it does not count
-// as deployed.
+// complete makes an imported VM a template that delegates are cloned from. Its network interface comes last: until then it does
+// not count as deployed, to anybody.
 func (d *deployment) complete(ctx context.Context, ref xapi.Ref, uuid string) error {
 	api := d.pool.API
 	vm, err := xapi.GetRecord[xapi.VM](ctx, api, "VM", ref)
@@ -37,14 +37,6 @@ func (d *deployment) complete(ctx context.Context, ref xapi.Ref, uuid string) er
 	}
 	if !vm.IsATemplate || disk == nil {
 		return fmt.Errorf("%w: what the pool made of it is no template with a disk at position %d", ErrImage, bootDevice)
-	}
-	network := d.pool.Inventory.Networks[d.network]
-	err = api.Call(ctx, "VIF.create", nil, map[string]any{
-		"device": "0", "network": d.network, "VM": ref, "MAC": "", "MTU": network.MTU, "other_config": map[string]string{},
-		"qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
-	})
-	if err != nil {
-		return err
 	}
 	for _, call := range []struct{ method, value string }{
 		{"VM.set_name_label", templateName(d.image.version)},
@@ -61,7 +53,13 @@ func (d *deployment) complete(ctx context.Context, ref xapi.Ref, uuid string) er
 		return err
 	}
 	marker.Kind, marker.Self, marker.Disk = replica.KindDelegateTemplate, uuid, ""
-	return replica.Apply(ctx, api, "VM", ref, marker)
+	if err := replica.Apply(ctx, api, "VM", ref, marker); err != nil {
+		return err
+	}
+	return api.Call(ctx, "VIF.create", nil, map[string]any{
+		"device": "0", "network": d.network, "VM": ref, "MAC": "", "MTU": d.pool.Inventory.Networks[d.network].MTU,
+		"other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
+	})
 }
 
 // templateRemover removes delegates' templates from one pool.

@@ -3,6 +3,7 @@ package inventory
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,15 +144,15 @@ func (p *Pool) HostsSeeing(srs ...xapi.Ref) []Host {
 }
 
 // DelegateTemplates lists the deployed images, the newest version first. A template whose marker names another object is
-// somebody's copy and not ours; one without its own uuid was imported by hand and counts once it has a network interface: until
-// then it may be in the middle of its deployment. Templates whose disks cannot be told are left out: they cannot be cloned either.
+// somebody's copy and not ours; one without its own uuid was imported by hand. Those without a network interface, which a
+// deployment adds last, are left out, and those whose disks cannot be told: neither can be delegates.
 func (p *Pool) DelegateTemplates() []Template {
 	var templates []Template
 	for ref, vm := range p.VMs {
 		if !vm.IsATemplate || vm.IsASnapshot || vm.OtherConfig[keyKind] != kindDelegateTemplate {
 			continue
 		}
-		if self := vm.OtherConfig[keySelf]; self != vm.UUID && (self != "" || len(vm.VIFs) == 0) {
+		if self := vm.OtherConfig[keySelf]; self != vm.UUID && self != "" || len(vm.VIFs) == 0 {
 			continue
 		}
 		disks, err := p.DisksOf(ref)
@@ -163,14 +164,34 @@ func (p *Pool) DelegateTemplates() []Template {
 		})
 	}
 	slices.SortFunc(templates, func(a, b Template) int {
-		return cmp.Or(CompareVersions(b.Version, a.Version), cmp.Compare(a.UUID, b.UUID))
+		return cmp.Or(CompareVersions(b.Version, a.Version), cmp.Compare(a.Version, b.Version), cmp.Compare(a.UUID, b.UUID))
 	})
 	return templates
 }
 
-// CompareVersions orders dotted versions by their numbers; a part that is no number comes before those that are.
+// build is the end of the version of an image that was built from source: the beginning of the hash of its content.
+var build = regexp.MustCompile(`-[0-9a-f]{8}$`)
+
+// CompareVersions orders versions such as 1.2.3-rc.1-0123abcd by their numbers, a pre-release before its release. The hash of the
+// content says nothing of an order: builds of one version compare as equal, although they are not the same.
 func CompareVersions(a, b string) int {
-	return cmp.Or(slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(p, q string) int {
+	releaseA, previewA, _ := strings.Cut(build.ReplaceAllString(a, ""), "-")
+	releaseB, previewB, _ := strings.Cut(build.ReplaceAllString(b, ""), "-")
+	if order := compareParts(releaseA, releaseB); order != 0 || previewA == previewB {
+		return order
+	}
+	switch {
+	case previewA == "":
+		return 1
+	case previewB == "":
+		return -1
+	}
+	return compareParts(previewA, previewB)
+}
+
+// compareParts compares dotted texts part by part; a part that is no number comes before those that are.
+func compareParts(a, b string) int {
+	return slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(p, q string) int {
 		m, errP := strconv.ParseUint(p, 10, 64)
 		n, errQ := strconv.ParseUint(q, 10, 64)
 		switch {
@@ -182,5 +203,5 @@ func CompareVersions(a, b string) int {
 			return -1
 		}
 		return cmp.Compare(p, q)
-	}), cmp.Compare(a, b))
+	})
 }

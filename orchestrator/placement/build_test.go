@@ -54,7 +54,7 @@ func (b builder) image(name, version, sr string) {
 	b.vm(name, 64*mib, sr)
 	vm := b.VMs[xapi.Ref(name)]
 	vm.IsATemplate, vm.PowerState = true, xapi.Halted
-	vm.MemoryStaticMax, vm.MemoryOverhead = 256*mib, 4*mib
+	vm.MemoryStaticMax, vm.MemoryOverhead, vm.VIFs = 256*mib, 4*mib, []xapi.Ref{"vif"}
 	vm.OtherConfig = map[string]string{"understudy:kind": "delegate-template", "understudy:version": version, "understudy:self": vm.UUID}
 	b.VMs[xapi.Ref(name)] = vm
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
@@ -23,7 +24,7 @@ const childVariable = "REPLICATION_TEST_CHILD"
 
 // child replicates the VM of a world.
 func child(ctx context.Context, dir string) error {
-	store, err := openStore(ctx, dir)
+	store, err := statetest.Open(ctx, dir)
 	if err != nil {
 		return err
 	}

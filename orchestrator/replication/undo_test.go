@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -82,7 +83,7 @@ var snapshotRecord = state.Object{Run: "run", Sequence: 1, Pool: "pool", Class: 
 // undoing gives an undoer in a pool that has a snapshot of one disk.
 func undoing(t *testing.T) (*records, saga.Undoers) {
 	t.Helper()
-	store, err := openStore(t.Context(), t.TempDir())
+	store, err := statetest.Open(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 	"github.com/understudy-dr/understudy/qemu-tests/worlds"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
@@ -157,21 +158,13 @@ func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
 // open opens the state directory.
 func (w *world) open() {
 	w.Helper()
-	store, err := openStore(context.Background(), w.dir)
+	store, err := statetest.Open(context.Background(), w.dir)
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.store = store
 	w.Cleanup(func() { _ = store.Close() }) // a test may have closed it
 	w.engine = &replication.Engine{Store: store, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), SpawnTimeout: 20 * time.Second}
-}
-
-func openStore(ctx context.Context, dir string) (*state.Store, error) {
-	secrets, err := state.LoadOrCreateSecrets(filepath.Join(dir, "state"), filepath.Join(dir, "key"), func(string) string { return "" })
-	if err != nil {
-		return nil, err
-	}
-	return state.Open(ctx, filepath.Join(dir, "state"), secrets)
 }
 
 // connect connects to the pools, and adds them to the state the first time.

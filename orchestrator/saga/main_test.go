@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 )
 
 func TestMain(m *testing.M) {
@@ -32,11 +33,7 @@ func TestMain(m *testing.M) {
 
 // openStore opens DIR/state, with a replica in it the first time.
 func openStore(ctx context.Context, dir string) (*state.Store, state.Replica, error) {
-	secrets, err := state.LoadOrCreateSecrets(filepath.Join(dir, "state"), filepath.Join(dir, "key"), func(string) string { return "" })
-	if err != nil {
-		return nil, state.Replica{}, err
-	}
-	store, err := state.Open(ctx, filepath.Join(dir, "state"), secrets)
+	store, err := statetest.Open(ctx, dir)
 	if err != nil {
 		return nil, state.Replica{}, err
 	}

@@ -13,7 +13,7 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrExists      = errors.New("exists already")
 	ErrInUse       = errors.New("still in use")
-	ErrBusy        = errors.New("another run is at work on this replica")
+	ErrBusy        = errors.New("another run is at work on this replica, or deploys to this pool")
 	ErrNotOwner    = errors.New("the run belongs to another process")
 	ErrForeignHost = errors.New("the run belongs to a process on another host")
 	ErrNoAddress   = errors.New("no free address")

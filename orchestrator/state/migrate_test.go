@@ -78,10 +78,18 @@ func TestMigrationKeepsWhatIsThere(t *testing.T) {
 func TestRunsWithoutAReplica(t *testing.T) {
 	store := newFolders(t).open(t)
 	addPools(t, store)
-	first, err := store.BeginRun(t.Context(), "", state.RunDeploy, report.Run{})
+	first, err := store.BeginRun(t.Context(), "", state.RunDeploy, report.Run{VM: report.VM{PoolUUID: "pool-a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := store.BeginRun(t.Context(), "", state.RunDeploy, report.Run{VM: report.VM{PoolUUID: "pool-a"}}); !errors.Is(err, state.ErrBusy) {
+		t.Errorf("two deployments to one pool: %v", err)
+	}
+	elsewhere, err := store.BeginRun(t.Context(), "", state.RunDeploy, report.Run{VM: report.VM{PoolUUID: "pool-b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	endRun(t, store, elsewhere)
 	second, err := store.BeginRun(t.Context(), "", state.RunTest, report.Run{VM: report.VM{Pool: "a"}})
 	if err != nil {
 		t.Fatal(err)

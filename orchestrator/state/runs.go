@@ -38,27 +38,30 @@ type Run struct {
 	Report  report.Run
 }
 
-// BeginRun begins a run on a replica and makes this process its owner. Of r the id, state and start are set here. A replica
-// has at most one unfinished run: else a *BusyError. Runs that are about no replica have none, and are not limited.
+// BeginRun begins a run on a replica, or on none when it is about none, and makes this process its owner. Of r the id, state and
+// start are set here. A replica has at most one unfinished run, and a pool at most one unfinished deployment: else a *BusyError.
 func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r report.Run) (Run, error) {
-	if !kind.Valid() {
-		return Run{}, fmt.Errorf("beginning a run on replica %s: unknown kind %q", replica, kind)
+	what := fmt.Sprintf("beginning a run of kind %q", kind)
+	if replica != "" {
+		what += " on replica " + replica
 	}
-	if kind.ofReplica() != (replica != "") {
-		return Run{}, fmt.Errorf("beginning a run of kind %s on replica %q: it is about a replica, or it is not", kind, replica)
+	if !kind.Valid() || kind.ofReplica() != (replica != "") {
+		return Run{}, fmt.Errorf("%s: the kind is unknown, or is about a replica and has none, or the reverse", what)
 	}
 	r.ID, r.State, r.Started, r.Finished, r.Error = uuid.NewString(), report.StateRunning, time.Now().UTC(), time.Time{}, ""
 	document, err := marshalReport(r)
 	if err != nil {
-		return Run{}, fmt.Errorf("beginning a run on replica %s: %w", replica, err)
+		return Run{}, fmt.Errorf("%s: %w", what, err)
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
-		busy, err := queryAll(ctx, tx, scanRun, selectRuns+`WHERE replica = ? AND finished = ''`, replica)
+		busy, err := queryAll(ctx, tx, scanRun, selectRuns+`WHERE (replica = ?1 OR kind = ?2 AND ?2 = ?3) AND finished = ''`, replica, kind, RunDeploy)
 		if err != nil {
 			return err
 		}
-		if len(busy) > 0 {
-			return &BusyError{Run: busy[0].Report.ID, Owner: busy[0].Owner}
+		for _, other := range busy {
+			if kind != RunDeploy || other.Report.VM.PoolUUID == r.VM.PoolUUID {
+				return &BusyError{Run: other.Report.ID, Owner: other.Owner}
+			}
 		}
 		_, err = tx.ExecContext(ctx,
 			`INSERT INTO runs (id, replica, kind, state, owner, started, finished, error, report) VALUES (?, ?, ?, ?, ?, ?, '', '', ?)`,
@@ -69,7 +72,7 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 		return err
 	})
 	if err != nil {
-		return Run{}, fmt.Errorf("beginning a run on replica %s: %w", replica, err)
+		return Run{}, fmt.Errorf("%s: %w", what, err)
 	}
 	return Run{Replica: replica, Kind: kind, Owner: s.owner, Report: r}, nil
 }
