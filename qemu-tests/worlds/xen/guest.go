@@ -53,7 +53,7 @@ type guest struct {
 
 func (g *guest) start(ctx context.Context, m xapisim.Machine) (err error) {
 	spec := wire.Domain{
-		Name: g.name, UUID: m.UUID, Mode: g.mode, Memory: m.Memory >> 20, VCPUs: max(1, m.VCPUs),
+		Name: g.name, UUID: m.UUID, Mode: g.mode, Memory: m.Memory >> 20,
 		Store: map[string]string{"unique-domain-id": m.UniqueDomainID},
 	}
 	maps.Copy(spec.Store, m.Data)

@@ -58,7 +58,6 @@ type Domain struct {
 	UUID   string            `json:"uuid"`
 	Mode   Mode              `json:"mode"`
 	Memory int64             `json:"memory"` // MiB
-	VCPUs  int64             `json:"vcpus"`
 	MACs   []string          `json:"macs,omitempty"` // one a network interface
 	Disks  []Disk            `json:"disks"`
 	Store  map[string]string `json:"store,omitempty"` // written below /local/domain/ID before the guest runs

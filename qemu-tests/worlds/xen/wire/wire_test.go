@@ -15,7 +15,7 @@ import (
 func TestMessages(t *testing.T) {
 	var b bytes.Buffer
 	request := wire.Request{ID: 7, Call: wire.CallCreate, Create: &wire.Domain{
-		Name: "a", UUID: "u", Mode: wire.PVH, Memory: 256, VCPUs: 1, MACs: []string{"00:16:3e:00:00:01"},
+		Name: "a", UUID: "u", Mode: wire.PVH, Memory: 256, MACs: []string{"00:16:3e:00:00:01"},
 		Disks: []wire.Disk{{Serial: "s", Device: "d0p0", ReadOnly: true}}, Store: map[string]string{"vm-data/a": "line\nbreak"},
 	}}
 	if err := wire.Write(&b, request); err != nil {
