@@ -57,7 +57,7 @@ type Domain struct {
 	Name   string            `json:"name"`
 	UUID   string            `json:"uuid"`
 	Mode   Mode              `json:"mode"`
-	Memory int64             `json:"memory"` // MiB
+	Memory int64             `json:"memory"`         // MiB
 	MACs   []string          `json:"macs,omitempty"` // one a network interface
 	Disks  []Disk            `json:"disks"`
 	Store  map[string]string `json:"store,omitempty"` // written below /local/domain/ID before the guest runs
