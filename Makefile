@@ -25,7 +25,7 @@ demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulate
 
 test: ## the tests that need Go and gcc alone
 	hack/deps test
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 20m ./...
 
 build: ## the two programs, into build/bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN)/ ./cmd/understudy ./cmd/abd

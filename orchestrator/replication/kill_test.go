@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
@@ -100,9 +99,8 @@ func (w *world) killAt(sim *xapisim.Pool, method string, after int) {
 	defer remove()
 	calls := func() int { return sim.Calls(method) + sim.Calls("Async."+method) }
 	before := calls()
-	command := exec.Command(os.Args[0])
+	command := exec.CommandContext(w.Context(), os.Args[0])
 	command.Env = append(os.Environ(), childVariable+"="+w.dir)
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var told output
 	command.Stdout, command.Stderr = &told, &told
 	w.must(command.Start())

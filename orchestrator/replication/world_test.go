@@ -54,8 +54,8 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// Most of a run is waiting for delegates to boot and halt.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	// Most of a run is waiting for delegates to boot and halt; of too many at once the pools' looking after them takes the time.
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
