@@ -11,7 +11,7 @@
 // A disk is a file of this computer; the guest's direct, flushed writes are in it at once. PV and PVH guests boot the kernel,
 // initramfs and command line that stand on their boot disk; HVM guests boot the disk itself, by Xen's firmware.
 //
-// Known limits, all of the emulation: one processor a guest whatever its VM has, without AVX, hashing at some 10 MB/s, PVH that can fail when two such
-// guests run for minutes (PV does not), no UEFI, MTU 1500. A paused guest's requests that dom0 has already taken are still carried
-// out. Package dom0 builds what is booted, package agent is what runs in it.
+// Known limits, all of the emulation: guests have one processor whatever their VMs have, without AVX, and hash some 10 MB/s; PVH can
+// fail when two such guests run for minutes (PV does not); no UEFI; MTU 1500. A paused guest's requests that dom0 has already taken
+// are still carried out. Package dom0 builds what is booted, package agent is what runs in it.
 package xen
