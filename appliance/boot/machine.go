@@ -141,7 +141,7 @@ func (m *Machine) openWatchdog() {
 		return
 	}
 	m.watchdog = w
-	m.log.Info("watchdog armed", "identity", w.identity, "seconds", watchdogSeconds)
+	m.log.Info("watchdog armed", "identity", w.identity)
 }
 
 // Console is a handler whose lines stand on the machine's consoles, each after the kernel's uptime. It never waits: a console that
