@@ -246,6 +246,11 @@ func (c *Client) roundTrip(ctx context.Context, timeout time.Duration, address, 
 		return nil, true, &transportError{fmt.Errorf("read the reply of %s: %w", address, err)}
 	}
 	raw, err = decodeReply(method, answer)
+	if errors.Is(err, ErrMalformed) && ctx.Err() != nil {
+		// A host that notices that the caller has gone may end its answer early, and the end be read before the
+		// connection is closed: that is no answer.
+		err = &transportError{context.Cause(ctx)}
+	}
 	return raw, true, err
 }
 

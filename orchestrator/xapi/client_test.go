@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -255,6 +256,20 @@ func TestHungHostTimesOut(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, cancel)
 	if err := client.Call(ctx, "VM.start", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// A host may answer a caller that has gone with nothing; whether that or the end of the connection is read first is chance.
+func TestEmptyAnswerToCancelledCall(t *testing.T) {
+	host := newFakeHost(t, "127.0.0.1:0")
+	host.on("VM.start", verbatim(""))
+	client := dial(t, configFor(host))
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: cancel})
+		if err := client.Call(ctx, "VM.start", nil); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
 	}
 }
 
