@@ -31,13 +31,11 @@ var modules = []string{
 	// Xen: disks and the network.
 	"xen_blkfront", "xen_netfront",
 	// QEMU: the bus, disks, the network, the port to the world, the configuration.
-	"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_console", "qemu_fw_cfg",
+	"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "qemu_fw_cfg",
 	// DHCP and IPv6.
 	"af_packet", "ipv6",
 	// The hypervisor's watchdog where there is one becomes /dev/watchdog, else the kernel's own.
 	"xen_wdt", "softdog",
-	// Slow and lossy lines in tests.
-	"sch_netem",
 }
 
 // Options of a build.

@@ -74,7 +74,7 @@ func kernelTree(t *testing.T, content []byte) string {
 	tree := t.TempDir()
 	modules := map[string]string{}
 	for _, name := range []string{
-		"xen-blkfront", "xen-netfront", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "qemu_fw_cfg", "xen_wdt", "softdog", "sch_netem",
+		"xen-blkfront", "xen-netfront", "virtio_pci", "virtio_blk", "virtio_console", "qemu_fw_cfg", "xen_wdt", "softdog",
 	} {
 		modules["kernel/drivers/"+name+".ko"] = "depends="
 	}

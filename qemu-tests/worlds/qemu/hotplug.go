@@ -75,6 +75,7 @@ func (g *machine) plug(ctx context.Context, d xapisim.Disk, unique string) (ther
 	if err := g.qmp.Execute(ctx, "blockdev-add", node, nil); err != nil {
 		return !errors.As(err, &refusal), err
 	}
+	device["bus"] = slots
 	err = g.qmp.Execute(ctx, "device_add", device, nil)
 	if !errors.As(err, &refusal) {
 		return true, err

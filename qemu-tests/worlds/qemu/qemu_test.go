@@ -93,7 +93,7 @@ func TestCommandLine(t *testing.T) {
 	guest, dir := start(t, qemu.Options{FirmwareCode: "/a,b/code", FirmwareVars: vars, Clock: time.Unix(0, 0), Network: "/x/lan"}, m)
 	arguments := strings.Fields(await(t, guest, "data/arguments/0"))
 	for name, want := range map[string][]string{
-		"-m": {"256M"}, "-smp": {"2"}, "-machine": {"pc"}, "-accel": {"tcg,thread=multi"}, "-rtc": {"base=1970-01-01T00:00:00"},
+		"-m": {"256M"}, "-smp": {"2"}, "-machine": {"q35"}, "-accel": {"tcg,thread=multi"}, "-rtc": {"base=1970-01-01T00:00:00"},
 		"-serial": {"file:" + dir + "/console.log"}, "-mon": {"chardev=qmp,mode=control"},
 		"-fw_cfg": {"name=opt/org.understudy/guest,file=" + dir + "/guest.json"},
 		"-drive":  {"if=pflash,unit=0,format=raw,readonly=on,file=/a,,b/code", "if=pflash,unit=1,format=raw,file=" + dir + "/OVMF_VARS.fd"},
