@@ -12,8 +12,8 @@ import (
 )
 
 var (
-	dialerHello = hello{version: Version{1, 0}, features: 0x5, window: DefaultWindow, token: []byte("disk-0"), software: "understudy 1.0.0"}
-	serverReply = hello{version: Version{1, 0}, features: 0x4, window: MinWindow, software: "abd 1.0.0"}
+	dialerHello = hello{version: Version{VersionMajor, 0}, features: 0x5, window: DefaultWindow, token: []byte("disk-0"), software: "understudy 1.0.0"}
+	serverReply = hello{version: Version{VersionMajor, 0}, features: 0x4, window: MinWindow, software: "abd 1.0.0"}
 )
 
 func TestEncodersMatchTheSpecification(t *testing.T) {

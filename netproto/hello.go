@@ -20,7 +20,7 @@ type Version struct{ Major, Minor uint16 }
 
 // VersionMajor and VersionMinor are what this package speaks.
 const (
-	VersionMajor = 1
+	VersionMajor = 2
 	VersionMinor = 0
 )
 

@@ -130,7 +130,7 @@ func TestForeignHello(t *testing.T) {
 		sent []byte
 		want error
 	}{
-		"another major version": {patch(8, 0, 2), netproto.ErrVersion},
+		"another major version": {patch(8, 0, netproto.VersionMajor+1), netproto.ErrVersion},
 		"not ours":              {patch(0, 'H'), netproto.ErrProtocol},
 		"tiny window":           {patch(20, 0, 0, 0, 1), netproto.ErrProtocol},
 		"long token":            {patch(24, 65), netproto.ErrProtocol},
@@ -154,14 +154,14 @@ func TestVersionMismatchIsNamedOnBothEnds(t *testing.T) {
 	golden := netproto.Golden(t)
 	raw, accepted := rawDialer(t, options)
 	future := bytes.Clone(golden["hello-dialer"])
-	future[netproto.HeaderSize+9] = 2
+	future[netproto.HeaderSize+9] = netproto.VersionMajor + 1
 	write(t, raw, future)
 	if typ, payload := readRaw(t, raw); typ != 1 || payload[9] != netproto.VersionMajor {
 		t.Errorf("the listener answers a foreign version by type %d, % x", typ, payload)
 	}
 	check := func(what string, err error) {
 		var mismatch *netproto.VersionError
-		if !errors.As(err, &mismatch) || mismatch.Remote.Major != 2 || mismatch.Local.Major != netproto.VersionMajor {
+		if !errors.As(err, &mismatch) || mismatch.Remote.Major != netproto.VersionMajor+1 || mismatch.Local.Major != netproto.VersionMajor {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -171,7 +171,7 @@ func TestVersionMismatchIsNamedOnBothEnds(t *testing.T) {
 	l := playListener(t, b.ServerTLS(only(a.Fingerprint()), netproto.ALPN), func(c *tls.Conn) {
 		readRaw(t, c)
 		future := bytes.Clone(golden["hello-listener"])
-		future[netproto.HeaderSize+9] = 2
+		future[netproto.HeaderSize+9] = netproto.VersionMajor + 1
 		write(t, c, future)
 	})
 	_, err := netproto.Dial(t.Context(), l.Addr().String(), a, b.Fingerprint(), options)

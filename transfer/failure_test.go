@@ -174,7 +174,7 @@ func TestLies(t *testing.T) {
 		want     error
 	}{
 		"content":            {t: dataType, change: flip(-1), want: transfer.ErrMismatch},
-		"offered digest":     {t: offerType, change: flip(28), want: transfer.ErrMismatch},
+		"offered digest":     {t: offerType, change: flip(32), want: transfer.ErrMismatch},
 		"END's digest":       {t: endType, change: flip(0), want: transfer.ErrMismatch},
 		"RESULT's digest":    {receiver: true, t: resultType, change: flip(0), want: transfer.ErrMismatch},
 		"RESULT's counters":  {receiver: true, t: resultType, change: flip(39), want: transfer.ErrProtocol},

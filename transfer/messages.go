@@ -49,38 +49,48 @@ const (
 	modeTrusted mode = 2 // the sender has the receiver's manifest
 )
 
-// open is the first message: the sender says what it was told.
+// open is the first message: the sender says what it was told. The conversation is about the extents from start on, those below are
+// settled already.
 type open struct {
-	mode mode
-	size int64
-	key  manifest.KeyID
-	task string
+	mode  mode
+	start uint32
+	size  int64
+	key   manifest.KeyID
+	task  string
 }
 
 func (m open) append(b []byte) []byte {
-	b = append(b, byte(m.mode), byte(len(m.task)))
+	b = append(b, byte(m.mode), byte(len(m.task)), 0, 0)
+	b = binary.BigEndian.AppendUint32(b, m.start)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.size))
 	b = append(b, m.key[:]...)
 	return append(b, m.task...)
 }
 
 func decodeOpen(p []byte) (m open, err error) {
-	const fixed = 18
+	const fixed = 24
 	if len(p) < fixed || len(p) != fixed+int(p[1]) {
 		return m, malformed("OPEN", "its length is %d", len(p))
 	}
 	m.mode = mode(p[0])
-	m.size = int64(binary.BigEndian.Uint64(p[2:]))
-	m.key = manifest.KeyID(p[10:18])
+	m.start = binary.BigEndian.Uint32(p[4:])
+	m.size = int64(binary.BigEndian.Uint64(p[8:]))
+	m.key = manifest.KeyID(p[16:24])
 	m.task = string(p[fixed:])
 	switch {
 	case m.mode != modeScan && m.mode != modeTrusted:
 		return m, malformed("OPEN", "mode %d is unknown", m.mode)
+	case p[2]|p[3] != 0:
+		return m, malformed("OPEN", "reserved bytes % x", p[2:4])
 	case len(m.task) == 0 || len(m.task) > maxTask:
 		return m, malformed("OPEN", "the task's name has %d bytes", len(m.task))
 	}
-	if err := (manifest.Geometry{Size: m.size}).Validate(); err != nil {
+	g := manifest.Geometry{Size: m.size}
+	if err := g.Validate(); err != nil {
 		return m, malformed("OPEN", "%v", err)
+	}
+	if m.start > g.Extents() {
+		return m, malformed("OPEN", "it starts at extent %d of %d", m.start, g.Extents())
 	}
 	return m, nil
 }
@@ -117,10 +127,11 @@ type shortDigest = [16]byte
 
 // offer says what one extent holds at the sender. Bit i of a bitmap is block i
 // of the extent. zero and copied are subsets of blocks; copied and zero are
-// disjoint. digests holds those of blocks without zero, sources one block number
+// disjoint. parts asks for the digests of old blocks' parts in the answer. digests holds those of blocks without zero, sources one block number
 // for each bit of copied, both in ascending order.
 type offer struct {
 	extent  uint32
+	parts   bool
 	blocks  uint64
 	zero    uint64
 	copied  uint64
@@ -128,8 +139,16 @@ type offer struct {
 	sources []uint32
 }
 
+// offerParts is the flag of an offer that asks for part digests.
+const offerParts = 1
+
 func (m *offer) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.extent)
+	var flags byte
+	if m.parts {
+		flags = offerParts
+	}
+	b = append(b, flags, 0, 0, 0)
 	b = binary.BigEndian.AppendUint64(b, m.blocks)
 	b = binary.BigEndian.AppendUint64(b, m.zero)
 	b = binary.BigEndian.AppendUint64(b, m.copied)
@@ -143,18 +162,21 @@ func (m *offer) append(b []byte) []byte {
 }
 
 func decodeOffer(p []byte, g manifest.Geometry) (m *offer, err error) {
-	const fixed = 28
+	const fixed = 32
 	if len(p) < fixed {
 		return nil, malformed("OFFER", "its length is %d", len(p))
 	}
 	m = &offer{
 		extent: binary.BigEndian.Uint32(p),
-		blocks: binary.BigEndian.Uint64(p[4:]),
-		zero:   binary.BigEndian.Uint64(p[12:]),
-		copied: binary.BigEndian.Uint64(p[20:]),
+		parts:  p[4] == offerParts,
+		blocks: binary.BigEndian.Uint64(p[8:]),
+		zero:   binary.BigEndian.Uint64(p[16:]),
+		copied: binary.BigEndian.Uint64(p[24:]),
 	}
 	digests, sources := bits.OnesCount64(m.blocks&^m.zero), bits.OnesCount64(m.copied)
 	switch {
+	case p[4]&^offerParts|p[5]|p[6]|p[7] != 0:
+		return nil, malformed("OFFER", "flags % x", p[4:8])
 	case m.extent >= g.Extents():
 		return nil, malformed("OFFER", "extent %d is beyond the disk's %d", m.extent, g.Extents())
 	case m.blocks == 0 || m.blocks&^fullBitmap(g, m.extent) != 0:
@@ -179,65 +201,55 @@ func decodeOffer(p []byte, g manifest.Geometry) (m *offer, err error) {
 	return m, nil
 }
 
-// want is the answer to an offer: the blocks that shall be sent, maybe none.
+// want is an answer to an offer: the blocks that shall be sent, maybe none, and those that a later answer will be about; every other
+// block of the offer needs no data. blocks and later are disjoint. Of the blocks in parted, a subset of blocks, parts holds
+// the digests of the old content's parts, ascending; only the parts that differ need to be sent.
 type want struct {
 	extent uint32
 	blocks uint64
+	later  uint64
+	parted uint64
+	parts  []partDigest
 }
 
-func (m want) append(b []byte) []byte {
+func (m *want) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.extent)
-	return binary.BigEndian.AppendUint64(b, m.blocks)
-}
-
-func decodeWant(p []byte) (m want, err error) {
-	if len(p) != 12 {
-		return m, malformed("WANT", "its length is %d", len(p))
+	b = binary.BigEndian.AppendUint64(b, m.blocks)
+	b = binary.BigEndian.AppendUint64(b, m.later)
+	b = binary.BigEndian.AppendUint64(b, m.parted)
+	for i := range m.parts {
+		b = append(b, m.parts[i][:]...)
 	}
-	return want{binary.BigEndian.Uint32(p), binary.BigEndian.Uint64(p[4:])}, nil
+	return b
 }
 
-// encoding says how a DATA's content is packed.
-type encoding uint8
-
-const (
-	encodingRaw  encoding = 0
-	encodingZstd encoding = 1 // one zstd frame
-)
-
-// dataHeader stands before the content of DATA: blocks of one extent, ascending
-// and without gaps between them.
-type dataHeader struct {
-	extent   uint32
-	blocks   uint64
-	encoding encoding
-}
-
-const dataHeaderSize = 16
-
-func (m dataHeader) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, m.extent)
-	b = append(b, byte(m.encoding), 0, 0, 0)
-	return binary.BigEndian.AppendUint64(b, m.blocks)
-}
-
-func decodeData(p []byte, g manifest.Geometry) (m dataHeader, content []byte, err error) {
-	if len(p) <= dataHeaderSize {
-		return m, nil, malformed("DATA", "its length is %d", len(p))
+func decodeWant(p []byte, g manifest.Geometry) (*want, error) {
+	const fixed = 28
+	if len(p) < fixed {
+		return nil, malformed("WANT", "its length is %d", len(p))
 	}
-	m = dataHeader{extent: binary.BigEndian.Uint32(p), encoding: encoding(p[4]), blocks: binary.BigEndian.Uint64(p[8:])}
-	content = p[dataHeaderSize:]
+	m := &want{
+		extent: binary.BigEndian.Uint32(p), blocks: binary.BigEndian.Uint64(p[4:]),
+		later: binary.BigEndian.Uint64(p[12:]), parted: binary.BigEndian.Uint64(p[20:]),
+	}
 	switch {
-	case m.encoding > encodingZstd || p[5]|p[6]|p[7] != 0:
-		return m, nil, malformed("DATA", "encoding % x is unknown", p[4:8])
-	case m.extent >= g.Extents() || m.blocks == 0 || m.blocks&^fullBitmap(g, m.extent) != 0:
-		return m, nil, malformed("DATA", "blocks %#x of extent %d", m.blocks, m.extent)
-	case bits.OnesCount64(m.blocks) > gatherBlocks:
-		return m, nil, malformed("DATA", "it gathers %d blocks; at most %d are allowed", bits.OnesCount64(m.blocks), gatherBlocks)
-	case m.encoding == encodingRaw && len(content) != contentLength(g, m.extent, m.blocks):
-		return m, nil, malformed("DATA", "%d bytes for blocks %#x", len(content), m.blocks)
+	case m.extent >= g.Extents():
+		return nil, malformed("WANT", "extent %d is beyond the disk's %d", m.extent, g.Extents())
+	case (m.blocks|m.later)&^fullBitmap(g, m.extent) != 0 || m.blocks&m.later != 0 || m.parted&^m.blocks != 0:
+		return nil, malformed("WANT", "blocks %#x, later %#x, in parts %#x of extent %d", m.blocks, m.later, m.parted, m.extent)
 	}
-	return m, content, nil
+	count := 0
+	for b := range ones(m.parted) {
+		count += partsIn(blockLength(g, m.extent, b))
+	}
+	if len(p) != fixed+count*len(partDigest{}) {
+		return nil, malformed("WANT", "its length is %d, for %d parts", len(p), count)
+	}
+	m.parts = make([]partDigest, count)
+	for i := range m.parts {
+		copy(m.parts[i][:], p[fixed+i*len(partDigest{}):])
+	}
+	return m, nil
 }
 
 // appendNumber encodes PASSED and ACK, which hold one extent number.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,7 +50,7 @@ var codecs = map[string]struct {
 	decode  func(p []byte) (again []byte, err error)
 }{
 	"open": {
-		open{mode: modeTrusted, size: 6 << 20, key: manifest.KeyID{1, 2, 3, 4, 5, 6, 7, 8}, task: "t1"}.append(nil),
+		open{mode: modeTrusted, start: 1, size: 6 << 20, key: manifest.KeyID{1, 2, 3, 4, 5, 6, 7, 8}, task: "t1"}.append(nil),
 		func(p []byte) ([]byte, error) { m, err := decodeOpen(p); return m.append(nil), err },
 	},
 	"baseline": {
@@ -58,7 +59,7 @@ var codecs = map[string]struct {
 	},
 	"offer": {
 		(&offer{
-			extent: 1, blocks: 1<<31 | 1<<2 | 1, zero: 1, copied: 1 << 2,
+			extent: 1, parts: true, blocks: 1<<31 | 1<<2 | 1, zero: 1, copied: 1 << 2,
 			digests: []shortDigest{filled[shortDigest](0xbb), filled[shortDigest](0xcc)}, sources: []uint32{7},
 		}).append(nil),
 		func(p []byte) ([]byte, error) {
@@ -70,13 +71,28 @@ var codecs = map[string]struct {
 		},
 	},
 	"want": {
-		want{1, 1 << 31}.append(nil),
-		func(p []byte) ([]byte, error) { m, err := decodeWant(p); return m.append(nil), err },
+		(&want{
+			extent: 1, blocks: 1 << 31, later: 1 << 2, parted: 1 << 31, parts: slices.Repeat([]partDigest{{0x99, 0x99, 0x99, 0x99}}, partsPerBlock),
+		}).append(nil),
+		func(p []byte) ([]byte, error) {
+			m, err := decodeWant(p, sixMiB)
+			if err != nil {
+				return nil, err
+			}
+			return m.append(nil), nil
+		},
 	},
 	"data-header": {
 		dataHeader{extent: 1, blocks: 1 << 31}.append(nil),
 		func(p []byte) ([]byte, error) {
 			m, _, err := decodeData(append(bytes.Clone(p), make([]byte, manifest.BlockSize)...), sixMiB)
+			return m.append(nil), err
+		},
+	},
+	"data-parts-header": {
+		dataHeader{extent: 1, blocks: 1 << 31, parts: []uint16{1<<15 | 1}}.append(nil),
+		func(p []byte) ([]byte, error) {
+			m, _, err := decodeData(append(bytes.Clone(p), make([]byte, 2*partSize)...), sixMiB)
 			return m.append(nil), err
 		},
 	},
@@ -138,14 +154,26 @@ func TestRefused(t *testing.T) {
 		p     []byte
 	}{
 		"unknown mode":            {"open", change("open", 0, 3)},
-		"no task":                 {"open", change("open", 1, 0)[:18]},
-		"negative size":           {"open", change("open", 2, 0x80)},
-		"size of zero":            {"open", change("open", 7, 0)},
+		"no task":                 {"open", change("open", 1, 0)[:24]},
+		"reserved byte of OPEN":   {"open", change("open", 2, 1)},
+		"starts beyond":           {"open", change("open", 7, 3)},
+		"negative size":           {"open", change("open", 8, 0x80)},
+		"size of zero":            {"open", change("open", 13, 0)},
 		"extent beyond":           {"offer", change("offer", 3, 2)},
-		"block beyond":            {"offer", change("offer", 4, 0x80)},
-		"zero not offered":        {"offer", change("offer", 18, 0x01)},
-		"copied not offered":      {"offer", change("offer", 26, 0x01)},
-		"copy from beyond":        {"offer", change("offer", 63, 96)},
+		"unknown flag":            {"offer", change("offer", 4, 2)},
+		"reserved byte of OFFER":  {"offer", change("offer", 7, 1)},
+		"block beyond":            {"offer", change("offer", 8, 0x80)},
+		"zero not offered":        {"offer", change("offer", 22, 0x01)},
+		"copied not offered":      {"offer", change("offer", 30, 0x01)},
+		"copy from beyond":        {"offer", change("offer", 67, 96)},
+		"wanted extent beyond":    {"want", change("want", 3, 2)},
+		"wanted block beyond":     {"want", change("want", 4, 1)},
+		"wanted now and later":    {"want", change("want", 16, 0x80)},
+		"parts of what is not":    {"want", change("want", 24, 0xc0)},
+		"fewer parts than blocks": {"want", change("want", 24, 0)},
+		"parts flag":              {"data-parts-header", change("data-parts-header", 5, 2)},
+		"fewer parts than bytes":  {"data-parts-header", change("data-parts-header", 16, 0)},
+		"no part":                 {"data-parts-header", change("data-parts-header", 16, 0)[:17]},
 		"unknown encoding":        {"data-header", change("data-header", 4, 2)},
 		"reserved byte":           {"data-header", change("data-header", 7, 1)},
 		"more blocks than bytes":  {"data-header", change("data-header", 15, 1)},

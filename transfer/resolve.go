@@ -45,7 +45,7 @@ func (r *receiver) resolve(ctx context.Context) error {
 		r.mu.Lock()
 		it.wanted = wanted
 		r.mu.Unlock()
-		if err := r.Conn.WriteFrame(ctx, typeWant, want{it.number, wanted}.append(nil)); err != nil {
+		if err := r.Conn.WriteFrame(ctx, typeWant, (&want{extent: it.number, blocks: wanted}).append(nil)); err != nil {
 			return err
 		}
 	}

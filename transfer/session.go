@@ -136,7 +136,7 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 		}
 		return false, s.baseline.add(m, s.geometry)
 	case typeWant:
-		m, err := decodeWant(p)
+		m, err := decodeWant(p, s.geometry)
 		if err != nil {
 			return false, err
 		}
@@ -166,7 +166,7 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 	return false, fmt.Errorf("%w: a sink sent message type %#x", ErrProtocol, uint8(t))
 }
 
-func (s *sendSession) answer(m want) error {
+func (s *sendSession) answer(m *want) error {
 	var holds bool
 	s.mu.Lock()
 	p := s.offered[m.extent]
@@ -176,7 +176,7 @@ func (s *sendSession) answer(m want) error {
 		holds = p.holds
 	}
 	s.mu.Unlock()
-	if p == nil || m.blocks&^fullBitmap(s.geometry, m.extent) != 0 || m.blocks&p.zero != 0 {
+	if p == nil || m.blocks&p.zero != 0 || m.later|m.parted != 0 {
 		return malformed("WANT", "blocks %#x of extent %d were not offered", m.blocks, m.extent)
 	}
 	p.want = m.blocks
