@@ -2,6 +2,9 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -183,7 +186,10 @@ func (b *build) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.version = b.product + "-" + about.SHA256[:8]
+	b.version, err = imageVersion(b.product, about.SHA256)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		b.file(FileKernel, image), b.file(FileInitramfs, initrd), b.file(FileCommandLine, []byte(CommandLine+"\n")),
 		b.xva(disk, about.Size))
@@ -228,17 +234,34 @@ func (b *build) xva(disk string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
-	err = xva.Write(f, xva.Appliance{
-		Name:        "Understudy delegate",
-		Description: "Reads and writes disks for Understudy. Delegates are cloned from this template and removed by the orchestrator; do not start it.",
-		Version:     b.version, Memory: memory, VCPUs: virtualCPUs, Tags: []string{"understudy"},
-		OtherConfig: map[string]string{keyProtocol: strconv.Itoa(netproto.VersionMajor)},
-		Disk:        xva.Disk{Name: "Understudy delegate", Description: "Boot disk of version " + b.version, Size: size, Content: content},
-	})
+	appliance := template()
+	appliance.Version = b.version
+	appliance.Disk = xva.Disk{Name: appliance.Name, Description: "Boot disk of version " + b.version, Size: size, Content: content}
+	err = xva.Write(f, appliance)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("image: %s: %w", path, err)
 	}
 	return nil
+}
+
+// template is the VM, without what depends on the disk.
+func template() xva.Appliance {
+	return xva.Appliance{
+		Name:        "Understudy delegate",
+		Description: "Reads and writes disks for Understudy. Delegates are cloned from this template and removed by the orchestrator; do not start it.",
+		Memory:      memory, VCPUs: virtualCPUs, Tags: []string{"understudy"},
+		OtherConfig: map[string]string{keyProtocol: strconv.Itoa(netproto.VersionMajor)},
+	}
+}
+
+// imageVersion tells builds of one version of the product apart: by the disk, and by what the VM is given.
+func imageVersion(product, disk string) (string, error) {
+	vm, err := json.Marshal(template())
+	if err != nil {
+		return "", fmt.Errorf("image: %w", err)
+	}
+	sum := sha256.Sum256(append(vm, disk...))
+	return product + "-" + hex.EncodeToString(sum[:4]), nil
 }
 
 // keyProtocol marks which major version of the protocol the image speaks, so that an orchestrator need not boot it to know.

@@ -1,0 +1,4 @@
+package image
+
+// ImageVersion is imageVersion.
+var ImageVersion = imageVersion
