@@ -121,10 +121,9 @@ func (g *process) poll(stop <-chan struct{}, polled chan<- struct{}) {
 	defer close(polled)
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
-	var last string
+	known := folders{}
 	for {
-		if now := g.fingerprint(); now != last {
-			last = now
+		if known.changed(g.dir) {
 			select {
 			case g.changed <- struct{}{}:
 			default:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mirrored are the trees that dom0 reads (xapi-facts §7.3).
@@ -96,25 +97,57 @@ func (g *process) Tree() (map[string]string, error) {
 	return out, err
 }
 
-// fingerprint changes whenever the trees do, without reading the values.
-func (g *process) fingerprint() string {
-	var out strings.Builder
-	err := g.walk(func(key, _ string, entry fs.DirEntry) error {
-		info, err := entry.Info()
-		if err != nil {
-			return nil // gone: its absence shows
-		}
-		if !entry.IsDir() {
-			fmt.Fprintf(&out, "%s %d %d\n", key, info.Size(), info.ModTime().UnixNano())
-		} else {
-			fmt.Fprintln(&out, key)
-		}
-		return nil
-	})
-	if err != nil {
-		fmt.Fprintln(&out, err)
+// settled is how old the last change of a folder must be for its time to tell of a later one: clocks of file systems go in steps.
+const settled = 100 * time.Millisecond
+
+// folders are the folders of the trees by path, with the time of their last change: a key is set by putting a file in place,
+// which changes its folder.
+type folders map[string]time.Time
+
+// changed looks at the folders and reports whether anything in them may have changed since the last look.
+func (f folders) changed(dir string) bool {
+	changed := false
+	for _, top := range mirrored {
+		changed = f.look(filepath.Join(dir, top)) || changed
 	}
-	return out.String()
+	for path, last := range f {
+		info, err := os.Lstat(path)
+		switch {
+		case err != nil:
+			delete(f, path)
+			changed = true
+		case !info.ModTime().Equal(last) || time.Since(last) < settled:
+			changed = true
+			f[path] = info.ModTime()
+			f.addBelow(path)
+		}
+	}
+	return changed
+}
+
+func (f folders) look(path string) bool {
+	if _, known := f[path]; known {
+		return false
+	}
+	info, err := os.Lstat(path)
+	if err != nil || !info.IsDir() {
+		return false
+	}
+	f[path] = info.ModTime()
+	f.addBelow(path)
+	return true
+}
+
+func (f folders) addBelow(path string) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			f.look(filepath.Join(path, entry.Name()))
+		}
+	}
 }
 
 func (g *process) walk(visit func(key, path string, entry fs.DirEntry) error) error {
