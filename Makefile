@@ -8,13 +8,15 @@ KEEP    ?=
 WORLD   ?= process
 # How long each fuzz target runs
 FUZZ    ?= 30s
+# How long the chaos tests run
+CHAOS   ?= 3m
 # The kernel of the delegate's image: debian, or slim (a small one of our own, built from Debian's source)
 KERNEL  ?= debian
 # The version that both programs tell.
 VERSION := $(shell cat VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ci nightly bench bench-boot vuln fuzz build image image-lock e2e xen xen-hvm clean
+.PHONY: help demo test lint ci nightly bench bench-boot vuln fuzz chaos build image image-lock e2e xen xen-hvm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -70,13 +72,14 @@ ci: ## what every change must pass: lint, the tests, the worlds qemu and xen
 	hack/timed e2e $(MAKE) e2e
 	hack/timed xen $(MAKE) xen
 
-nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing
+nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, chaos
 	hack/timed xen-hvm $(MAKE) xen-hvm
 	hack/timed slim-e2e $(MAKE) e2e KERNEL=slim
 	hack/timed slim-xen $(MAKE) xen KERNEL=slim
 	hack/timed slim-hvm $(MAKE) xen-hvm KERNEL=slim
 	hack/timed image $(MAKE) image
 	hack/timed fuzz $(MAKE) fuzz
+	hack/timed chaos $(MAKE) chaos
 
 bench: ## the engine against plain reads, on an 8 GiB disk
 	hack/deps bench
@@ -84,6 +87,9 @@ bench: ## the engine against plain reads, on an 8 GiB disk
 
 fuzz: ## every fuzz target for a while each (FUZZ=30s)
 	hack/fuzz $(FUZZ)
+
+chaos: ## random writes of a guest against cuts, failing disks and crashes, for minutes (CHAOS=3m)
+	$(GO) test -race -count=1 -timeout 0 -run TestChaos -v ./transfer -chaos $(CHAOS)
 
 vuln: ## known vulnerabilities, where the database can be reached
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.8.0 ./...
