@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-dr/understudy/netproto/line"
 	"github.com/understudy-dr/understudy/orchestrator/cli/bench"
 )
 
@@ -16,13 +17,22 @@ const benchEndCommand = "bench-end"
 
 func (a *app) bench() *cobra.Command {
 	var o bench.Options
+	var over string
 	c := &cobra.Command{
 		Use:   "bench --source FILE --target FILE",
 		Short: "Measure the engine between two images; the target is written",
 		Long: "Brings the target to the content of the source, by the engine and over TLS on the loopback device, with each\nend in a process of its own, and prints one row of measurements. Both may be image files or block devices.\n\n" +
-			"With --trust the target is read first, untimed, for the manifest that a trusted run has of its replica.",
+			"With --trust the target is read first, untimed, for the manifest that a trusted run has of its replica.\n" +
+			"With --line the ends talk over a line that is thin and long: --line 100mbit,100ms passes 100 Mbit of TCP payload a\nsecond each way, at a round trip of 100 ms as ping would show it.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if over != "" {
+				spec, err := line.ParseSpec(over)
+				if err != nil {
+					return usageError{err}
+				}
+				o.Line = &spec
+			}
 			self, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("finding this program, to run both ends: %w", err)
@@ -47,6 +57,7 @@ func (a *app) bench() *cobra.Command {
 	flags.StringVar(&o.Target, "target", "", "`image` file or block device that is written, at least as large")
 	flags.BoolVar(&o.Trust, "trust", false, "give the sender the target's manifest instead of having the target scanned")
 	flags.BoolVar(&o.Buffered, "buffered", false, "use the page cache, for file systems without direct I/O")
+	flags.StringVar(&over, "line", "", "put a line of `RATE,DELAY` between the ends; RATE in kbit, mbit or gbit a second or 0 for none, DELAY the round trip")
 	required(c, "source", "target")
 	return c
 }

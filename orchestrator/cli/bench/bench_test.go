@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/understudy-dr/understudy/netproto/line"
 	"github.com/understudy-dr/understudy/orchestrator/cli/bench"
 )
 
@@ -92,7 +93,7 @@ func TestRunMakesTheTargetEqualAndCounts(t *testing.T) {
 				read, name = size, "trusted"
 			}
 			// Blocks that travelled may be read once more than the scan does.
-			if row.Case != name || row.Tool != "understudy" || row.ReadBytes < read || row.ReadBytes > read+8<<20 {
+			if row.Case != name+"/loopback" || row.Tool != "understudy" || row.ReadBytes < read || row.ReadBytes > read+8<<20 {
 				t.Errorf("row %+v: want case %s and about %d bytes read", row, name, read)
 			}
 			if row.WireBytes < 3<<20 || row.WireBytes > 5<<20 {
@@ -102,6 +103,32 @@ func TestRunMakesTheTargetEqualAndCounts(t *testing.T) {
 				t.Errorf("row %+v", row)
 			}
 		})
+	}
+}
+
+func TestRunOverALine(t *testing.T) {
+	image := noise(6<<20, 9)
+	o := options(t, image, make([]byte, len(image)))
+	apart := o.Source + "'s second name"
+	if err := os.Rename(o.Source, apart); err != nil {
+		t.Fatal(err)
+	}
+	o.Source = apart
+	o.Line = &line.Spec{Rate: 4 << 20, RTT: 20 * time.Millisecond}
+	o.Trust = true
+	row, err := bench.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content(t, o.Target), image) {
+		t.Error("the target differs from the source")
+	}
+	if row.Wall < 1.5 || row.Case != "trusted/33.554432mbit-20ms" || !row.SameWork || row.Allowed != 1 {
+		t.Errorf("row %+v: 6 MiB of noise at 4 MiB/s take a second and a half", row)
+	}
+	want := fmt.Sprintf("understudy bench --source '%s' --target %s --trust --buffered --line 33.554432mbit,20ms", strings.ReplaceAll(o.Source, "'", `'\''`), o.Target)
+	if row.Command != want {
+		t.Errorf("command %q, want %q", row.Command, want)
 	}
 }
 

@@ -10,14 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/netproto/line"
 	"github.com/understudy-dr/understudy/transfer"
 )
 
@@ -39,20 +37,10 @@ type Options struct {
 	Trust bool
 	// Buffered goes through the page cache, for file systems without direct I/O.
 	Buffered bool
+	// Line puts a line between the ends; nil: loopback as it is.
+	Line *line.Spec
 	// Stderr takes what the two processes print there.
 	Stderr io.Writer
-}
-
-// Row is a measurement.
-type Row struct {
-	Case      string  `json:"case"` // "trusted" or "untrusted"
-	Tool      string  `json:"tool"`
-	Wall      float64 `json:"wall_s"`         // with the final flush
-	CPU       float64 `json:"cpu_s"`          // user and system time of both ends, from their start to their end
-	PeakRSS   int64   `json:"peak_rss_bytes"` // the larger of the two ends' VmHWM
-	ReadBytes int64   `json:"read_bytes"`     // from both disks
-	WireBytes int64   `json:"wire_bytes"`     // both ways, TLS and framing included
-	Note      string  `json:"note"`
 }
 
 // Run brings the target to the content of the source and measures that. The target may be larger; what lies beyond the source's
@@ -190,6 +178,14 @@ func measure(ctx context.Context, o Options, size int64, orders [2]order) (row R
 		return row, err
 	}
 	defer far.stop() //nolint:errcheck // asked below, unless another error counts
+	if o.Line != nil {
+		proxy, err := line.Start(*o.Line, address, line.Options{})
+		if err != nil {
+			return row, err
+		}
+		defer proxy.Close()
+		address = proxy.Addr()
+	}
 	orders[1].Address = address
 	near, _, err := begin(ctx, o, orders[1])
 	if err != nil {
@@ -211,19 +207,7 @@ func measure(ctx context.Context, o Options, size int64, orders [2]order) (row R
 	if err := errors.Join(far.stop(), near.stop()); err != nil {
 		return row, err
 	}
-	name := "untrusted"
-	if o.Trust {
-		name = "trusted"
-	}
-	notes := []string{fmt.Sprintf("%s: same %s, zero %s, copied %s, sent %s", humanize.IBytes(uint64(size)), humanize.IBytes(uint64(sent.Same)),
-		humanize.IBytes(uint64(sent.Zero)), humanize.IBytes(uint64(sent.Copied)), humanize.IBytes(uint64(sent.Sent)))}
-	if o.Buffered {
-		notes = append(notes, "through the page cache")
-	}
-	return Row{
-		Case: name, Tool: "understudy", Wall: wall.Seconds(), CPU: (far.cpu() + near.cpu()).Seconds(), PeakRSS: max(sent.PeakRSS, received.PeakRSS),
-		ReadBytes: sent.ReadBytes + received.ReadBytes, WireBytes: sent.WireBytes, Note: strings.Join(notes, "; "),
-	}, nil
+	return o.row(size, wall, far, near, received, sent), nil
 }
 
 // process is an end as the parent sees it.

@@ -1,0 +1,74 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Row is a measurement.
+type Row struct {
+	Case      string  `json:"case"` // "trusted" or "untrusted", a slash, and the line: "loopback" or "100mbit-100ms"
+	Tool      string  `json:"tool"`
+	Wall      float64 `json:"wall_s"`         // with the final flush
+	CPU       float64 `json:"cpu_s"`          // user and system time of both ends, from their start to their end
+	PeakRSS   int64   `json:"peak_rss_bytes"` // the larger of the two ends' VmHWM
+	ReadBytes int64   `json:"read_bytes"`     // from both disks
+	WireBytes int64   `json:"wire_bytes"`     // both ways, TLS and framing included
+	// SameWork tells that the tool checks content, makes it durable and goes over a connection.
+	SameWork bool `json:"same_work"`
+	// Allowed is our wall time over this tool's that the budget permits; of our own row it is 1.
+	Allowed float64 `json:"allowed"`
+	Command string  `json:"command"` // by which the row can be had again
+	Note    string  `json:"note"`
+}
+
+// row says what was measured.
+func (o Options) row(size int64, wall time.Duration, far, near *process, received, sent *result) Row {
+	notes := []string{fmt.Sprintf("%s: same %s, zero %s, copied %s, sent %s", humanize.IBytes(uint64(size)), humanize.IBytes(uint64(sent.Same)),
+		humanize.IBytes(uint64(sent.Zero)), humanize.IBytes(uint64(sent.Copied)), humanize.IBytes(uint64(sent.Sent)))}
+	if o.Buffered {
+		notes = append(notes, "through the page cache")
+	}
+	return Row{
+		Case: o.caseName(), Tool: "understudy", Wall: wall.Seconds(), CPU: (far.cpu() + near.cpu()).Seconds(), PeakRSS: max(sent.PeakRSS, received.PeakRSS),
+		ReadBytes: sent.ReadBytes + received.ReadBytes, WireBytes: sent.WireBytes, SameWork: true, Allowed: 1,
+		Command: o.commandLine(), Note: strings.Join(notes, "; "),
+	}
+}
+
+func (o Options) caseName() string {
+	name, over := "untrusted", "loopback"
+	if o.Trust {
+		name = "trusted"
+	}
+	if o.Line != nil {
+		over = strings.ReplaceAll(o.Line.String(), ",", "-")
+	}
+	return name + "/" + over
+}
+
+// commandLine is how a person would have asked for this measurement.
+func (o Options) commandLine() string {
+	words := []string{"understudy", "bench", "--source", quote(o.Source), "--target", quote(o.Target)}
+	if o.Trust {
+		words = append(words, "--trust")
+	}
+	if o.Buffered {
+		words = append(words, "--buffered")
+	}
+	if o.Line != nil {
+		words = append(words, "--line", o.Line.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// quote makes one word of a path for a shell.
+func quote(path string) string {
+	if strings.ContainsAny(path, " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
+}
