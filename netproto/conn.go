@@ -25,6 +25,7 @@ type Stats struct {
 	BytesRead     int64         // from the socket, below TLS; over Pipe headers and payloads
 	BytesWritten  int64         // to the socket, below TLS; over Pipe headers and payloads
 	WriteBlocked  time.Duration // in writes to the socket: the line is the bottleneck
+	RTT           time.Duration // the shortest round trip of the handshakes; 0 over Pipe
 	WindowBlocked time.Duration // one bulk writer or more waited for the window: the peer's application is the bottleneck
 }
 
@@ -79,11 +80,11 @@ func farewellError(e *RemoteError) farewell {
 	return farewell{frame: appendError(nil, e), read: e, drop: true}
 }
 
-func newConn(o Options, peerWindow int) *Conn {
+func newConn(o Options, peerWindow int, rtt time.Duration) *Conn {
 	return &Conn{
 		inbox:    newInbox(),
 		credit:   newCredit(peerWindow),
-		receipts: receipts{window: o.Window},
+		receipts: newReceipts(o.Window, rtt),
 		done:     make(chan struct{}),
 	}
 }

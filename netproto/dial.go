@@ -79,7 +79,7 @@ func negotiate(ctx context.Context, conn *tls.Conn, o Options, exchange helloExc
 	if err != nil {
 		return nil, explainAlert(err)
 	}
-	c := newConn(o, remote.window)
+	c := newConn(o, remote.window, wire.roundTrip())
 	c.peer = PeerInfo{Protocol: remote.version, Software: remote.software, Fingerprint: fingerprint}
 	c.features, c.token = o.Features&remote.features, remote.token
 	startSocket(c, conn, wire, o)

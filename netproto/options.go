@@ -11,7 +11,7 @@ const (
 	MaxToken    = 64  // bytes
 	MaxSoftware = 128 // bytes, UTF-8
 
-	// MinWindow lets any frame pass: the receiver grants when half the window is released, so half of it must hold the largest.
+	// MinWindow lets any frame pass: half of it holds the largest, and a receiver that has as much unused grants it.
 	MinWindow = 2 * (MaxPayload + frameOverhead)
 	// MaxWindow bounds what a peer can make this end believe.
 	MaxWindow = 1 << 30
@@ -23,7 +23,7 @@ const (
 
 // Defaults of Options.
 const (
-	// DefaultWindow is twice what a line of 100 ms and 300 Mbit/s holds, and lets four disks live in one delegate's memory.
+	// DefaultWindow is what a line of 100 ms and 600 Mbit/s holds, and doubled one of 1.2 Gbit/s; four disks share it.
 	DefaultWindow           = 8 << 20
 	DefaultHeartbeat        = 5 * time.Second
 	DefaultTimeout          = 30 * time.Second
@@ -43,7 +43,8 @@ type Options struct {
 	Features Features // offered
 
 	// Window is how many bytes of bulk frames the peer may have sent that were not yet released (Frame.Release); each frame
-	// counts its payload and 256 bytes. MinWindow to MaxWindow. Buffers are powers of two, so memory is at most twice that.
+	// counts its payload and 256 bytes. MinWindow to MaxWindow. It doubles when the line, by its round trip and what the application
+	// takes, holds more than half of it. Buffers are powers of two, so memory is at most twice that again.
 	Window int
 
 	Heartbeat        time.Duration // a line idle for so long gets a PING

@@ -54,7 +54,8 @@ func TestForbiddenFrames(t *testing.T) {
 		"short ERROR":          frame(4, 0),
 		"short WINDOW":         frame(5, 0, 0, 1),
 		"empty WINDOW":         frame(5, 0, 0, 0, 0),
-		"WINDOW never used":    frame(5, 0, 0, 0, 1),
+		"large WINDOW":         frame(5, 0x40, 0, 0, 1),
+		"WINDOW too wide":      frame(5, 0, 0x80, 0, 1), // HELLO offered 8 MiB
 		"overrun window":       slices.Concat(window, frame(bulk, make([]byte, 64<<10)...)),
 	} {
 		t.Run(name, func(t *testing.T) {

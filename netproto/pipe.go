@@ -12,7 +12,7 @@ func Pipe(o Options) (dialer, listener *Conn, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	dialer, listener = newConn(o, o.Window), newConn(o, o.Window)
+	dialer, listener = newConn(o, o.Window, 0), newConn(o, o.Window, 0)
 	a, b := newPipeEnd(dialer, listener), newPipeEnd(listener, dialer)
 	a.reverse, b.reverse = b, a
 	for _, end := range []*pipeEnd{a, b} {

@@ -34,6 +34,7 @@ type wire struct {
 
 	bytesRead, bytesWritten, blocked atomic.Int64 // blocked in ns
 	lastRead, lastWrite              atomic.Int64 // ns since start
+	rtt                              atomic.Int64 // ns; 0: not known yet
 
 	mu      sync.Mutex
 	silence time.Duration // allowed while reading; 0: for ever
@@ -45,10 +46,29 @@ func (w *wire) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.Conn.Read(p)
+	now := int64(time.Since(w.start))
 	w.bytesRead.Add(int64(n))
-	w.lastRead.Store(int64(time.Since(w.start)))
+	if n > 0 {
+		w.answered(now)
+	}
+	w.lastRead.Store(now)
 	return n, err
 }
+
+// answered takes the time from a write to the first read after it for a round trip, the peer's part of it included. Only
+// handshakes, in which the ends speak in turn, are like that.
+func (w *wire) answered(now int64) {
+	asked := w.lastWrite.Load()
+	if asked <= w.lastRead.Load() || w.talking() {
+		return
+	}
+	if rtt := w.rtt.Load(); rtt == 0 || now-asked < rtt {
+		w.rtt.Store(now - asked)
+	}
+}
+
+// roundTrip is the shortest one of the handshakes; 0 before.
+func (w *wire) roundTrip() time.Duration { return time.Duration(w.rtt.Load()) }
 
 func (w *wire) Write(p []byte) (int, error) {
 	begin := time.Since(w.start)
@@ -69,7 +89,14 @@ func (w *wire) extendDeadline() error {
 	return w.SetReadDeadline(time.Now().Add(w.silence))
 }
 
-// setSilence makes a Read fail with os.ErrDeadlineExceeded when the peer is silent for so long.
+// talking tells that the handshakes are over.
+func (w *wire) talking() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.silence != 0
+}
+
+// setSilence ends the handshakes and makes a Read fail with os.ErrDeadlineExceeded when the peer is silent for so long.
 func (w *wire) setSilence(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
