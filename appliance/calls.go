@@ -30,6 +30,7 @@ func (s *server) getStatus(w http.ResponseWriter, _ *http.Request) error {
 		KeyID:             s.tasks.KeyID(),
 		PeakRSSBytes:      peakRSS(),
 		MemoryLimitBytes:  currentMemoryLimit(),
+		Limit:             s.tasks.Limit(),
 	})
 }
 
@@ -39,6 +40,18 @@ func (s *server) putKey(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.tasks.SetKey(key); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *server) putLimit(w http.ResponseWriter, r *http.Request) error {
+	var limit control.LimitRequest
+	if err := readJSON(w, r, &limit); err != nil {
+		return err
+	}
+	if err := s.tasks.SetLimit(limit); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -61,6 +61,7 @@ func (s *server) routes() http.Handler {
 	for pattern, h := range map[string]handler{
 		"GET /v1/status":              s.getStatus,
 		"PUT /v1/key":                 s.putKey,
+		"PUT /v1/limit":               s.putLimit,
 		"GET /v1/devices":             s.getDevices,
 		"POST /v1/devices/{n}/detach": s.postDetach,
 		"POST /v1/tasks":              s.postTask,

@@ -20,6 +20,13 @@ func (c *Client) SetKey(ctx context.Context, key manifest.Key) error {
 	return c.call(ctx, request{method: http.MethodPut, path: "key"}, KeyRequest{Key: key.Bytes(), ID: key.ID()}, nil)
 }
 
+// SetLimit bounds what all sends of the delegate put on their lines together, from now on and those under way included, in bytes a
+// second; 0 takes the limit back. A delegate works for one run, so that this is the limit of its job. What it receives and copies
+// inside itself is not limited.
+func (c *Client) SetLimit(ctx context.Context, bytesPerSecond int64) error {
+	return c.call(ctx, request{method: http.MethodPut, path: "limit"}, LimitRequest{BytesPerSecond: bytesPerSecond}, nil)
+}
+
 // Devices lists the plugged disks by number.
 func (c *Client) Devices(ctx context.Context) (devices []Device, err error) {
 	return devices, c.call(ctx, request{method: http.MethodGet, path: "devices"}, nil, &devices)

@@ -114,6 +114,13 @@ type Status struct {
 	KeyID             manifest.KeyID `json:"key_id,omitzero"`    // of the digest key held, none when absent
 	PeakRSSBytes      int64          `json:"peak_rss_bytes"`     // VmHWM
 	MemoryLimitBytes  int64          `json:"memory_limit_bytes"` // GOMEMLIMIT
+	// Limit is what PUT limit set, in bytes a second; 0: none.
+	Limit int64 `json:"limit,omitempty"`
+}
+
+// LimitRequest is the body of PUT limit.
+type LimitRequest struct {
+	BytesPerSecond int64 `json:"bytes_per_second"` // 0: none
 }
 
 // KeyRequest is the body of PUT key.

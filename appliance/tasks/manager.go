@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-dr/understudy/appliance/devices"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // keepEnded is how many tasks that ended are kept, with what is left of their journals.
@@ -48,6 +49,7 @@ type Manager struct {
 	options    Options
 	budget     budget
 	rendezvous *rendezvous
+	limiter    transfer.Limiter // of all sends
 	running    sync.WaitGroup
 
 	mu     sync.Mutex
@@ -92,6 +94,19 @@ func (m *Manager) SetKey(r control.KeyRequest) error {
 	m.key = key
 	return nil
 }
+
+// SetLimit bounds what all sends together put on their lines.
+func (m *Manager) SetLimit(r control.LimitRequest) error {
+	if r.BytesPerSecond < 0 {
+		return control.NewError(control.CodeInvalid, fmt.Errorf("bytes_per_second is %d: it is 0 (no limit) or more", r.BytesPerSecond))
+	}
+	m.limiter.Set(r.BytesPerSecond)
+	m.options.Log.Info("limit set", "bytes_per_second", r.BytesPerSecond)
+	return nil
+}
+
+// Limit is the limit of all sends in bytes a second; 0: none.
+func (m *Manager) Limit() int64 { return m.limiter.Rate() }
 
 // KeyID names the digest key; zero when there is none.
 func (m *Manager) KeyID() manifest.KeyID {

@@ -101,7 +101,7 @@ func (t *task) send(ctx context.Context, source blockio.Device, tuning transfer.
 		if s.conn != nil {
 			served = append(served, s)
 			spec.Sinks = append(spec.Sinks, transfer.SinkSpec{
-				Conn: s.conn, Task: t.spec.ID, Trusted: t.trustedBy(s), Records: s.records(), Progress: s.progress,
+				Conn: t.manager.limiter.Conn(s.conn), Task: t.spec.ID, Trusted: t.trustedBy(s), Records: s.records(), Progress: s.progress,
 			})
 		}
 	}

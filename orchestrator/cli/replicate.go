@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/orchestrator/cli/progress"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
@@ -20,6 +21,7 @@ type replicateFlags struct {
 	request   replication.Request
 	direction string
 	networks  map[string]string
+	limit     string
 	dryRun    bool
 }
 
@@ -40,6 +42,11 @@ func (a *app) replicate() *cobra.Command {
 				return usagef("--direction %s: it is push or pull", f.direction)
 			}
 			f.request.NetworkMap = f.networks
+			limit, err := ratelimit.Parse(f.limit)
+			if err != nil {
+				return usageError{err}
+			}
+			f.request.Limit = limit
 			return a.runReplicate(c.Context(), f)
 		},
 	}
@@ -51,6 +58,7 @@ func (a *app) replicate() *cobra.Command {
 	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
 	flags.StringToStringVar(&f.networks, "network", nil, "target network for a source network, by name: `SOURCE=TARGET`; else that of the same name")
+	flags.StringVar(&f.limit, "limit", "", "how fast the delegate may send, by the orchestrator's hours: `RULES` such as '20MB/s 08:00-18:00,50MB/s'")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	required(c, "from", "to", "sr")
 	return c

@@ -10,6 +10,7 @@ import (
 
 	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -54,6 +55,8 @@ type Request struct {
 	NewMACs bool
 	// NamePattern names the replica VM; "{vm}" stands for the source's name. Empty: "{vm} (replica)".
 	NamePattern string
+	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates.
+	Limit ratelimit.Schedule
 }
 
 func (r Request) validate() error {

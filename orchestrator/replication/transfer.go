@@ -26,6 +26,11 @@ const (
 
 // transfer moves all disks. The first that fails stops the others.
 func (r *run) transfer(ctx context.Context) error {
+	stop, err := r.limit(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelDisks)
 	for _, d := range r.disks {
@@ -40,7 +45,7 @@ func (r *run) transfer(ctx context.Context) error {
 			return nil
 		})
 	}
-	err := group.Wait()
+	err = group.Wait()
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}

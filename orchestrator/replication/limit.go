@@ -1,0 +1,48 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
+)
+
+// limit holds the sending delegate to the job's limit as the hours pass, until stop. That it holds now is certain when limit
+// returns without an error.
+func (r *run) limit(ctx context.Context) (stop func(), err error) {
+	schedule := r.request.Limit
+	if len(schedule) == 0 {
+		return func() {}, nil
+	}
+	if r.delegates.shared() {
+		r.report.event("limit", "the limit of %s has no effect: one delegate copies the disks, and nothing goes over a line", schedule)
+		return func() {}, nil
+	}
+	sender := r.delegates.source
+	holds := schedule.At(time.Now())
+	if err := sender.Control().SetLimit(ctx, holds); err != nil {
+		return nil, err
+	}
+	r.report.event("limit", "sends at %s, by %s", ratelimit.Rate(holds), schedule)
+	told := true // that it can be set
+	set := func(ctx context.Context, limit int64) error {
+		if limit == holds {
+			return nil
+		}
+		err := sender.Control().SetLimit(ctx, limit)
+		switch {
+		case err == nil:
+			holds, told = limit, true
+			r.report.event("limit", "sends at %s from now on", ratelimit.Rate(limit))
+		case ctx.Err() == nil && told:
+			told = false
+			r.report.event("limit", "the limit of %s could not be set, %s still holds: %v; it is tried again", ratelimit.Rate(limit), ratelimit.Rate(holds), err)
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { schedule.Follow(ctx, set) })
+	return func() { cancel(); following.Wait() }, nil
+}
