@@ -24,7 +24,7 @@
 //
 // An image whose size is no multiple of the sector cannot be written to its last byte by direct I/O without growing. Its tail, from the last
 // multiple of [Alignment], is therefore always read and written through the page cache. Alignment is the smallest page, so no page of the cache
-// holds bytes that are also written directly.
+// holds bytes that are also written directly. A block device that ends within a sector is refused: no one can read its end.
 //
 // The package blockiotest holds the conformance suite that every Device passes. Linux only.
 package blockio

@@ -13,6 +13,7 @@ func ZeroByWriting(device Device, off, length int64) error {
 }
 
 var (
-	SectorFor   = sectorFor
-	WrapNoSpace = wrapNoSpace
+	SectorFor         = sectorFor
+	CheckWholeSectors = checkWholeSectors
+	WrapNoSpace       = wrapNoSpace
 )

@@ -123,7 +123,9 @@ func (d *file) measure(create int64, sectorOf func(*os.File) (int, error)) error
 	}
 	switch {
 	case d.block:
-		d.sector, err = blockDeviceSector(f)
+		if d.sector, err = blockDeviceSector(f); err == nil {
+			err = checkWholeSectors(d.size, d.sector)
+		}
 	case d.direct == nil:
 		d.sector = 512
 	default:
@@ -152,6 +154,17 @@ func blockDeviceSector(f *os.File) (int, error) {
 		return 0, fmt.Errorf("sectors of %d bytes; only 512 and 4096 are supported", sector)
 	}
 	return int(sector), nil
+}
+
+// checkWholeSectors refuses a block device whose end the kernel neither reads nor writes, not through the page cache either: found out
+// now, not after the rest of the disk was copied.
+func checkWholeSectors(size int64, sector int) error {
+	part := size % int64(sector)
+	if part == 0 {
+		return nil
+	}
+	return fmt.Errorf("the disk of %d bytes ends within a sector: the kernel does not reach its last %d bytes; enlarge it to a multiple of %d bytes, or attach it with smaller sectors",
+		size, part, sector)
 }
 
 // directSector asks the file system for the unit of direct I/O (statx(2), STATX_DIOALIGN, since Linux 6.1). Older kernels and some file

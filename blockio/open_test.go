@@ -94,6 +94,22 @@ func TestSectorFor(t *testing.T) {
 	}
 }
 
+func TestCheckWholeSectors(t *testing.T) {
+	for _, c := range []struct {
+		size   int64
+		sector int
+		want   string // in the message; empty: no error
+	}{
+		{8 << 20, 512, ""}, {8<<20 + 512, 512, ""}, {8<<20 + 4096, 4096, ""}, {0, 4096, ""},
+		{8<<20 + 512, 4096, "its last 512 bytes; enlarge it to a multiple of 4096 bytes"}, {700, 512, "its last 188 bytes"},
+	} {
+		err := blockio.CheckWholeSectors(c.size, c.sector)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("CheckWholeSectors(%d, %d) = %v, want %q", c.size, c.sector, err, c.want)
+		}
+	}
+}
+
 func TestFailedCreateLeavesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	// Larger than any file system allows.

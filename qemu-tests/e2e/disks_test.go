@@ -45,15 +45,15 @@ func TestDisks(t *testing.T) {
 			t.Errorf("scan of disk %d: %+v", number, status)
 		}
 	}
-	// An odd size to its last byte; and one that ends within a sector, which no kernel can read: the task says where.
-	const odd, half = 8*mib + 4096, 8*mib + 512
+	// An odd size to its last byte; and one that ends within a sector, which no kernel can read: it is refused before anything is read.
+	const odd, half, problem = 8*mib + 4096, 8*mib + 512, "its last 512 bytes; enlarge it to a multiple of 4096"
 	if status := d.scan(3, odd); status.State != control.StateDone || status.Root != d.root(3, odd) {
 		t.Errorf("scan of the odd disk: %+v", status)
 	}
-	if device := d.device(4); device.SizeBytes != half {
+	if device := d.device(4); device.SizeBytes != 0 || !strings.Contains(device.Problem, problem) {
 		t.Errorf("the disk that ends within a sector is %+v", device)
 	}
-	if status := d.scan(4, half); status.State != control.StateFailed || !strings.Contains(status.Error, "read 512 bytes at offset 8388608") {
+	if status := d.scan(4, half); status.State != control.StateFailed || !strings.Contains(status.Error, problem) || status.Counters.Read != 0 {
 		t.Errorf("scan of the disk that ends within a sector: %+v", status)
 	}
 	// Plugged read-only, promised writable.
