@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -50,5 +51,29 @@ func TestDelegatesThatCannotWork(t *testing.T) {
 				t.Errorf("it has published an identity: %v, %v", tree, err)
 			}
 		})
+	}
+}
+
+// A kernel that panics says so on its console and ends the machine a few seconds later. It can publish nothing: the pool sees the
+// identity that the delegate has published, no cause, and a machine that is gone.
+func TestKernelPanic(t *testing.T) {
+	t.Parallel()
+	l := network(t)
+	kernel := direct(t)
+	kernel.CommandLine += " unknown_nmi_panic"
+	a := boot(t, qemu.Options{Network: l.Socket(), Direct: kernel}, "10.77.0.31/24", nil)
+	a.meet(l)
+	processors, ok := a.Guest.(interface{ Interrupt(context.Context) error })
+	if !ok {
+		t.Fatal("the machine takes no interrupt")
+	}
+	if err := processors.Interrupt(limit(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	a.says("Kernel panic - not syncing: NMI")
+	a.awaitEnd(time.Minute)
+	tree, err := a.Tree()
+	if err != nil || tree[control.CauseKey] != "" || tree[control.IdentityKey] == "" {
+		t.Errorf("the pool sees %v, %v", tree, err)
 	}
 }

@@ -10,6 +10,7 @@
 //	  Plug      -- QMP: blockdev-add, device_add ---------------------> virtio-blk with serial vbd-<number>
 //	  Unplug    -- QMP: device_del, DEVICE_DELETED, blockdev-del
 //	  Pause     -- QMP: stop, cont
+//	  Interrupt -- QMP: inject-nmi; no pool has this, tests find it by its name
 //	  Kill      -- SIGKILL
 //	                              console.log <---------------------- serial port
 //	                              port.log: what went over the virtio-serial port

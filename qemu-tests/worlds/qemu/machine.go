@@ -135,6 +135,11 @@ func (g *machine) Pause() error { return g.qmp.Execute(g.life, "stop", nil, nil)
 // Unpause lets a paused machine go on.
 func (g *machine) Unpause() error { return g.qmp.Execute(g.life, "cont", nil, nil) }
 
+// Interrupt gives the processors a non-maskable interrupt: a kernel with unknown_nmi_panic on its command line panics.
+func (g *machine) Interrupt(ctx context.Context) error {
+	return g.qmp.Execute(ctx, "inject-nmi", nil, nil)
+}
+
 // Shutdown asks the guest to power off.
 func (g *machine) Shutdown(ctx context.Context) error {
 	acknowledged := g.requestShutdown()
