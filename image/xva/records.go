@@ -80,7 +80,9 @@ func (a Appliance) vm() map[string]any {
 		"memory_overhead": int64(0), "memory_target": int64(0), "memory_static_max": a.Memory, "memory_dynamic_max": a.Memory,
 		"memory_dynamic_min": a.Memory, "memory_static_min": a.Memory, "VCPUs_params": map[string]string{},
 		"VCPUs_max": int64(a.VCPUs), "VCPUs_at_startup": int64(a.VCPUs), "actions_after_shutdown": "destroy",
-		"actions_after_reboot": "restart", "actions_after_crash": "destroy", "consoles": []string{}, "VIFs": []string{},
+		// A delegate never asks for a reboot: a kernel that panicked does, and so does a virtual watchdog. Started again by the pool it
+		// would come up as another delegate, behind its orchestrator's back.
+		"actions_after_reboot": "destroy", "actions_after_crash": "destroy", "consoles": []string{}, "VIFs": []string{},
 		"VBDs": []string{idVBD}, "crash_dumps": []string{}, "VTPMs": []string{}, "PV_bootloader": "", "PV_kernel": "",
 		"PV_ramdisk": "", "PV_args": "", "PV_bootloader_args": "", "PV_legacy_args": "", "HVM_boot_policy": "BIOS order",
 		"HVM_boot_params": map[string]string{"order": "c", "firmware": a.Firmware}, "HVM_shadow_multiplier": 1.0,
