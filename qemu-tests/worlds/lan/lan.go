@@ -108,6 +108,23 @@ func (l *LAN) Socket() string { return l.listener.Addr().String() }
 func (l *LAN) Subnet() netip.Prefix { return l.subnet }
 func (l *LAN) Gateway() netip.Addr  { return l.subnet.Addr().Next() }
 
+// LargestPacket is the size in bytes of the largest packet, an Ethernet frame without its header, that a machine has sent, or any
+// machine but the gateway when mac is nil.
+func (l *LAN) LargestPacket(mac net.HardwareAddr) int {
+	l.fabric.mu.Lock()
+	defer l.fabric.mu.Unlock()
+	if mac != nil {
+		return l.fabric.largest[address(mac)]
+	}
+	largest := 0
+	for source, size := range l.fabric.largest {
+		if source != gatewayMAC {
+			largest = max(largest, size)
+		}
+	}
+	return largest
+}
+
 // DialContext connects to a machine, by "tcp" and "address:port" with an IPv4 address of the subnet. The connection ends with
 // the LAN.
 func (l *LAN) DialContext(ctx context.Context, network, target string) (net.Conn, error) {

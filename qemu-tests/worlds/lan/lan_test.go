@@ -242,23 +242,24 @@ func receive(t *testing.T, connection net.Conn) []byte {
 func TestSwitch(t *testing.T) {
 	l := open(t)
 	atA, atB, atC := plug(t, l), plug(t, l), plug(t, l)
-	for _, destination := range []string{"ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", b} { // nobody knows b yet
-		// The connections are accepted one after the other: a frame may come before its listeners.
-		f := frame(destination, a, destination)
-		for {
-			send(t, atA, f)
-			if got := receive(t, atC); got == nil {
-				continue
-			} else if !bytes.Equal(got, f) {
-				t.Fatalf("%s: %x", destination, got)
-			}
-			break
-		}
-		if got := receive(t, atB); !bytes.Equal(got, f) {
-			t.Fatalf("%s: %x", destination, got)
+	// The connections are accepted one after the other: a frame may come before its listeners.
+	for _, listener := range []net.Conn{atB, atC} {
+		for send(t, atA, frame("ff:ff:ff:ff:ff:ff", a, "early")); receive(t, listener) == nil; {
+			send(t, atA, frame("ff:ff:ff:ff:ff:ff", a, "early"))
 		}
 	}
-	for receive(t, atB) != nil { // what was sent more than once
+	for _, listener := range []net.Conn{atB, atC} {
+		for receive(t, listener) != nil { // what was sent more than once
+		}
+	}
+	for _, destination := range []string{"ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", b} { // nobody knows b yet
+		f := frame(destination, a, destination)
+		send(t, atA, f)
+		for _, listener := range []net.Conn{atB, atC} {
+			if got := receive(t, listener); !bytes.Equal(got, f) {
+				t.Fatalf("%s: %x", destination, got)
+			}
+		}
 	}
 	f := frame(a, b, "known")
 	send(t, atB, f)
@@ -275,6 +276,10 @@ func TestSwitch(t *testing.T) {
 	send(t, atA, f)
 	if got := receive(t, atC); !bytes.Equal(got, f) {
 		t.Errorf("%x", got)
+	}
+	source := net.HardwareAddr{0x0a, 0, 0, 0, 0, 0x0b}
+	if one, all := l.LargestPacket(source), l.LargestPacket(nil); one != len("known") || all != len("33:33:00:00:00:01") {
+		t.Errorf("the largest packet of b had %d bytes, that of all %d", one, all)
 	}
 }
 

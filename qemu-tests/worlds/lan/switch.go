@@ -38,6 +38,7 @@ type fabric struct {
 	closed  bool
 	ports   map[*port]struct{}
 	learned map[address]*port
+	largest map[address]int // packet of each machine in bytes, as in LAN.LargestPacket
 }
 
 // port is a place of the switch. Its owner's end of connection speaks QEMU's stream of frames.
@@ -49,7 +50,7 @@ type port struct {
 }
 
 func newFabric(gateway address) *fabric {
-	return &fabric{gateway: gateway, ports: map[*port]struct{}{}, learned: map[address]*port{}}
+	return &fabric{gateway: gateway, ports: map[*port]struct{}{}, learned: map[address]*port{}, largest: map[address]int{}}
 }
 
 // attach takes a connection over and switches its frames until it ends.
@@ -119,6 +120,7 @@ func (s *fabric) forward(from *port, f frame) {
 	defer s.mu.Unlock()
 	if source := f.source(); !source.group() {
 		s.learned[source] = from
+		s.largest[source] = max(s.largest[source], len(f)-4-minFrame)
 	}
 	destination := f.destination()
 	if to := s.learned[destination]; to != nil {
