@@ -4,6 +4,7 @@
 //	replicate_test.go   two pools, the image deployed into both, a VM replicated twice between their delegates
 //	firmware_test.go    the image's disk on SeaBIOS and on OVMF
 //	disks_test.go       disks that come, go and are torn away, of unusual kinds
+//	network_test.go     IPv6, static and by DHCP; MTUs; a target's disk torn away
 //	failure_test.go     what a delegate that cannot work says, and where
 //
 // A test keeps its machines' folders in build/consoles/<test> when it fails: the console, what went over the virtio-serial port,

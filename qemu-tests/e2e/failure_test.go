@@ -33,6 +33,7 @@ func TestDelegatesThatCannotWork(t *testing.T) {
 			address, false, func(m *xapisim.Machine) { m.Data[control.InputPrefix+control.InputGateway] = "10.78.0.1" }, "10.78.0.1 lies outside",
 		},
 		"taken address":  {"10.77.0.1/24", false, nil, "in use by another machine"}, // the network's gateway has it
+		"no DHCPv6":      {control.AddressDHCP6, false, nil, "no DHCP lease: check the network's DHCP server"},
 		"no interface":   {address, false, func(m *xapisim.Machine) { m.VIFs = nil }, "give the VM a VIF"},
 		"too little RAM": {address, false, func(m *xapisim.Machine) { m.Memory = 144 << 20 }, "give its VM 256 MiB"},
 	} {

@@ -3,6 +3,8 @@
 package e2e_test
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"net"
@@ -19,7 +21,6 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/netproto"
-	"github.com/understudy-dr/understudy/qemu-tests/worlds/lan"
 	"github.com/understudy-dr/understudy/qemu-tests/worlds/qemu"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
@@ -35,6 +36,8 @@ type appliance struct {
 	identity *netproto.Identity // the orchestrator's
 	nonce    string
 	domain   string
+	mac      net.HardwareAddr
+	peer     netproto.Fingerprint // the delegate's, once it is met
 }
 
 var domains atomic.Int64
@@ -61,10 +64,10 @@ func boot(t testing.TB, o qemu.Options, address string, change func(*xapisim.Mac
 	t.Helper()
 	dir := folder(t)
 	o.Dir = filepath.Join(dir, "machines")
-	a := &appliance{t: t, domain: uuid.NewString()}
+	a := &appliance{t: t, domain: uuid.NewString(), mac: newMAC()}
 	m := xapisim.Machine{
 		UUID: uuid.NewString(), Name: "delegate", DomainID: domains.Add(1), UniqueDomainID: a.domain, Memory: 256 << 20, VCPUs: 1, Firmware: "bios",
-		VIFs: []xapisim.VIF{{Device: "0", MAC: mac(), MTU: 1500}},
+		VIFs: []xapisim.VIF{{Device: "0", MAC: a.mac.String(), MTU: 1500}},
 	}
 	a.identity, a.nonce, m.Data = configuration(t, address)
 	if o.Direct == nil {
@@ -88,11 +91,11 @@ func boot(t testing.TB, o qemu.Options, address string, change func(*xapisim.Mac
 	return a
 }
 
-func mac() string {
+func newMAC() net.HardwareAddr {
 	b := make(net.HardwareAddr, 6)
 	_, _ = rand.Read(b) // never fails
 	b[0] = b[0]&^1 | 2  // one machine's, locally administered
-	return b.String()
+	return b
 }
 
 // bootDisk copies the image's disk: a machine may write to its own.
@@ -172,8 +175,13 @@ func (a *appliance) says(texts ...string) {
 	}
 }
 
+// dialer reaches delegates: a LAN, or a router in it.
+type dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
 // meet waits until the delegate is ready, checks who it is, and makes a client.
-func (a *appliance) meet(l *lan.LAN) *control.Client {
+func (a *appliance) meet(d dialer) *control.Client {
 	a.t.Helper()
 	identity, err := control.ParseIdentity(a.await(control.IdentityKey, bootTime))
 	if err != nil {
@@ -182,12 +190,17 @@ func (a *appliance) meet(l *lan.LAN) *control.Client {
 	if identity.Nonce != a.nonce || identity.UniqueDomainID != a.domain {
 		a.t.Fatalf("another delegate's identity: %+v", identity)
 	}
-	address, err := netip.ParseAddr(a.await("attr/vif/0/ipv4/0", time.Second))
+	a.peer = identity.Fingerprint
+	tree, err := a.Tree()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	address, err := netip.ParseAddr(cmp.Or(tree["attr/vif/0/ipv4/0"], tree["attr/vif/0/ipv6/0"]))
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	client := control.NewClient(control.ClientOptions{
-		Address: netip.AddrPortFrom(address, control.Port).String(), Identity: a.identity, Peer: identity.Fingerprint, Dial: l.DialContext,
+		Address: netip.AddrPortFrom(address, control.Port).String(), Identity: a.identity, Peer: identity.Fingerprint, Dial: d.DialContext,
 	})
 	a.t.Cleanup(client.Close)
 	status, err := client.Status(limit(a.t, time.Minute))

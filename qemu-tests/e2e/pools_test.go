@@ -20,6 +20,9 @@ import (
 
 const password = "a simulated pool's"
 
+// delegateMTU is less than the network's, as in a tunnel.
+const delegateMTU = 1400
+
 // sites are two pools whose delegates share a network, and an orchestrator.
 type sites struct {
 	*testing.T
@@ -85,7 +88,7 @@ func (s *sites) add(name, addresses string) *site {
 	for _, pool := range pools { // there is one
 		s.must(s.store.AddPool(s.Context(), state.Pool{
 			UUID: pool.UUID, Name: name, Addresses: simulated.Addresses(), Username: "root", Password: password,
-			Fingerprints: simulated.Fingerprints(), DelegateAddresses: addresses,
+			Fingerprints: simulated.Fingerprints(), DelegateAddresses: addresses, DelegateMTU: delegateMTU,
 		}))
 	}
 	return &site{Pool: simulated, delegates: &delegate.Pool{Name: name, API: client, Store: s.store}}

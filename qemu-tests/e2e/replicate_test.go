@@ -51,6 +51,10 @@ func TestReplication(t *testing.T) {
 	for _, step := range trial.Steps {
 		s.Logf("delegate test: %s: %v", step.Step, step.Duration.Round(time.Millisecond))
 	}
+	// The delegates were told their MTU, and used it.
+	if largest := s.lan.LargestPacket(nil); largest != delegateMTU {
+		s.Errorf("the delegates' largest packet had %d bytes, not %d", largest, delegateMTU)
+	}
 	left, err := delegate.List(t.Context(), s.a.delegates, s.b.delegates)
 	s.must(err)
 	for _, d := range left {
