@@ -26,5 +26,7 @@
 // multiple of [Alignment], is therefore always read and written through the page cache. Alignment is the smallest page, so no page of the cache
 // holds bytes that are also written directly. A block device that ends within a sector is refused: no one can read its end.
 //
+// An [AllocationMap] says where a device holds data or has changed, so that a Scanner may leave the rest out.
+//
 // The package blockiotest holds the conformance suite that every Device passes. Linux only.
 package blockio

@@ -18,13 +18,18 @@ type ScanOptions struct {
 	QueueDepth int   // reads in flight; default DefaultQueueDepth
 	Start, End int64 // the bytes to read, End 0 being the device's size. Start is best a multiple of Alignment
 
+	// Only, when set, says what of them to read: chunks without a marked byte are left out, and of the others the bytes that are not
+	// marked are undefined. It must not change during the scan.
+	Only *AllocationMap
+
 	// Pool gives the buffers; nil makes one that lets the caller hold QueueDepth chunks. A Scanner holds at most 3/2 × QueueDepth
 	// buffers besides the chunks it has handed out: scanners that share a pool and are read by one goroutine need as many each,
 	// or one may wait for buffers that another has filled in advance.
 	Pool *Pool
 }
 
-// Chunk is a piece of a device: RequestSize bytes, the last one of a scan maybe less.
+// Chunk is a piece of a device: RequestSize bytes, the last one of a scan maybe less. It starts a multiple of RequestSize after the
+// scan's start.
 type Chunk struct {
 	Off  int64  // in bytes
 	Data []byte // valid until Release
@@ -61,17 +66,22 @@ type Scanner struct {
 	dev    Readable
 	start  int64
 	end    int64
+	only   *AllocationMap // nil: everything
 	pool   *Pool
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
 	window  chan struct{} // one element for each read begun and not yet handed out
 	slots   []chan scanned
-	begun   atomic.Int64 // number of the next read
-	failed  atomic.Bool  // a read has failed: reading on would be in vain
+	failed  atomic.Bool // a read has failed: reading on would be in vain
 	workers sync.WaitGroup
 
+	mu    sync.Mutex
+	begun int64 // number of the next read
+	place int64 // chunk that it reads: the one at start + place × RequestSize, or where that is not marked a later one
+
 	delivered int64 // number of the chunk that Next returns next
+	off       int64 // where that may lie at the earliest
 	err       error // what Next returns from now on
 }
 
@@ -83,10 +93,14 @@ type scanned struct {
 // NewScanner starts reading dev. It ends with the context; Close must be called in any case. Options that do not fit the device are reported
 // by the first Next.
 func NewScanner(ctx context.Context, dev Readable, o ScanOptions) *Scanner {
-	s := &Scanner{dev: dev, start: o.Start, end: o.End, pool: o.Pool}
+	s := &Scanner{dev: dev, start: o.Start, off: o.Start, end: o.End, only: o.Only, pool: o.Pool}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	if s.end == 0 {
 		s.end = dev.Size()
+	}
+	if s.only != nil && s.only.Size() < s.end {
+		s.err = fmt.Errorf("blockio: scan to %d: %w of a device of %d bytes", s.end, ErrMap, s.only.Size())
+		return s
 	}
 	if s.start < 0 || s.start > s.end || s.end > dev.Size() {
 		s.err = fmt.Errorf("blockio: scan from %d to %d of a device of %d bytes: %w", s.start, s.end, dev.Size(), ErrOutOfRange)
@@ -125,8 +139,7 @@ func (s *Scanner) work() {
 		if err != nil {
 			return
 		}
-		number := s.begun.Add(1) - 1
-		off := s.start + number*RequestSize
+		number, off := s.take()
 		if off >= s.end {
 			s.pool.Put(buffer)
 			return
@@ -136,26 +149,70 @@ func (s *Scanner) work() {
 	}
 }
 
+// take numbers the next read and returns the offset of its chunk; s.end when there is none.
+func (s *Scanner) take() (number, off int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	off = s.from(s.start + s.place*RequestSize)
+	if off < s.end {
+		number = s.begun
+		s.begun++
+		s.place = (off-s.start)/RequestSize + 1
+	}
+	return number, off
+}
+
+// from returns the offset of the first chunk at or after off that is to be read; s.end when there is none.
+func (s *Scanner) from(off int64) int64 {
+	if s.only == nil {
+		return min(off, s.end)
+	}
+	marked := s.only.next(off, s.end, 0)
+	if marked >= s.end {
+		return s.end
+	}
+	return off + (marked-off)/RequestSize*RequestSize
+}
+
 func (s *Scanner) read(buffer []byte, off int64) scanned {
 	data := buffer[:min(RequestSize, s.end-off)]
-	n, err := s.dev.ReadAt(data, off)
-	if n == len(data) && (err == nil || errors.Is(err, io.EOF)) {
-		return scanned{chunk: &Chunk{Off: off, Data: data, buffer: buffer, pool: s.pool}}
+	if s.only == nil {
+		if err := s.fill(data, off); err != nil {
+			return s.fail(buffer, err)
+		}
+	} else {
+		for at, length := range s.only.Within(off, int64(len(data))) {
+			if err := s.fill(data[at-off:at-off+length], at); err != nil {
+				return s.fail(buffer, err)
+			}
+		}
 	}
+	return scanned{chunk: &Chunk{Off: off, Data: data, buffer: buffer, pool: s.pool}}
+}
+
+func (s *Scanner) fail(buffer []byte, err error) scanned {
 	s.failed.Store(true)
 	s.pool.Put(buffer)
+	return scanned{err: err}
+}
+
+func (s *Scanner) fill(data []byte, off int64) error {
+	n, err := s.dev.ReadAt(data, off)
+	if n == len(data) && (err == nil || errors.Is(err, io.EOF)) {
+		return nil
+	}
 	if err == nil || errors.Is(err, io.EOF) {
 		// The end of the scan lies within the device, and io.EOF is kept for it.
 		err = io.ErrUnexpectedEOF
 	}
-	return scanned{err: fmt.Errorf("blockio: scan: read %d bytes at offset %d: %w", len(data), off, err)}
+	return fmt.Errorf("blockio: scan: read %d bytes at offset %d: %w", len(data), off, err)
 }
 
 // Next returns the next chunk in order of offset, which the caller must release. It returns io.EOF after the last one, the error of a
 // read in that read's place, the context's cause once it has ended and ErrClosed after Close; and the same error ever after. While
 // no buffer is free it waits for a Release. Only one goroutine may call it.
 func (s *Scanner) Next() (*Chunk, error) {
-	if s.err == nil && s.start+s.delivered*RequestSize >= s.end {
+	if s.off = s.from(s.off); s.err == nil && s.off >= s.end {
 		s.err = io.EOF
 	}
 	if s.err == nil && s.ctx.Err() != nil {
@@ -167,6 +224,7 @@ func (s *Scanner) Next() (*Chunk, error) {
 	select {
 	case result := <-s.slots[s.delivered%int64(len(s.slots))]:
 		s.delivered++
+		s.off += RequestSize
 		<-s.window
 		s.err = result.err
 		return result.chunk, result.err
@@ -177,7 +235,7 @@ func (s *Scanner) Next() (*Chunk, error) {
 }
 
 func (s *Scanner) ended() error {
-	return fmt.Errorf("blockio: scan: stopped before offset %d: %w", s.start+s.delivered*RequestSize, context.Cause(s.ctx))
+	return fmt.Errorf("blockio: scan: stopped before offset %d: %w", s.off, context.Cause(s.ctx))
 }
 
 // Close stops the scan and waits for its reads. Chunks that were handed out stay valid until their Release. Closing again does nothing;

@@ -34,6 +34,7 @@ func TestDevice(t *testing.T, newDevice func(t *testing.T, size int64) blockio.D
 		{"sector and part of it", testSectorAndPart},
 		{"zeroing beside writing", testZeroingBesideWriting},
 		{"scan", testScan},
+		{"allocation", testAllocation},
 	}
 	for _, part := range suite {
 		t.Run(part.name, func(t *testing.T) { part.test(t, newDevice) })
