@@ -75,8 +75,10 @@ func (q *baselineQueue) next(ctx context.Context) (manifest.Digest, error) {
 // zeroBaseline is the content of a disk that reads as zeroes.
 type zeroBaseline struct {
 	geometry manifest.Geometry
-	hasher   *manifest.Hasher
 	extents  []manifest.Digest
+
+	mu     sync.Mutex
+	hasher *manifest.Hasher
 }
 
 // ZeroBaseline is the baseline of a disk of size bytes that reads as zeroes,
@@ -100,6 +102,8 @@ func (z *zeroBaseline) Extents() []manifest.Digest { return z.extents }
 func (z *zeroBaseline) Prefetch(...uint32) {}
 
 func (z *zeroBaseline) Blocks(_ context.Context, extent uint32) ([]manifest.Digest, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
 	return z.hasher.ZeroBlocks(z.geometry, extent), nil
 }
 

@@ -75,17 +75,17 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 		digest, err = s.sinkDigest(ctx, e.number)
 	}
 	if err == nil {
-		err = s.records.add(ctx, e.number, e.digest, e.blocks)
+		err = s.records.addExtent(ctx, e)
 	}
 	if err != nil {
 		e.release()
 		return err
 	}
 	if digest == e.digest {
-		e.release()
-		if s.Trusted != nil { // else the sink indexes what it scans
+		if s.Trusted != nil && e.read != 0 { // else the sink indexes what it scans
 			s.seen.putExtent(e, ^uint64(0))
 		}
+		e.release()
 		_, length := s.geometry.ExtentRange(e.number)
 		s.progress.same.Add(int64(length))
 		s.progress.processed.Add(int64(length))
@@ -96,7 +96,7 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 		e.release()
 		return err
 	}
-	if s.Trusted != nil {
+	if s.Trusted != nil && !s.baseIsTrusted(e) {
 		s.Trusted.Prefetch(e.number)
 	}
 	s.todo <- p // never waits: there are as many places as it has room for
@@ -112,4 +112,10 @@ func (s *sendSession) sinkDigest(ctx context.Context, number uint32) (manifest.D
 		return d, nil
 	}
 	return s.baseline.next(ctx)
+}
+
+// baseIsTrusted reports whether the block digests that came with an extent that
+// was read in part are those of the sink, too.
+func (s *sendSession) baseIsTrusted(e *extent) bool {
+	return e.base != nil && e.assumed.base[e.number] == s.Trusted.Extents()[e.number]
 }

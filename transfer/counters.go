@@ -26,10 +26,11 @@ var stages = [...]Stage{StageRead, StageHash, StageCompress, StageLine, StageWri
 // Zero, Copied and Sent are content by verdict and add up to the logical size
 // when a transfer is complete.
 type Counters struct {
-	Size      int64 `json:"size"`      // logical size
-	Processed int64 `json:"processed"` // settled so far, for progress
-	Read      int64 `json:"read"`      // read from this end's disk, re-reads included
-	Written   int64 `json:"written"`   // written to this end's disk, zeroes not included
+	Size      int64 `json:"size"`              // logical size
+	Processed int64 `json:"processed"`         // settled so far, for progress
+	Read      int64 `json:"read"`              // read from this end's disk, re-reads included
+	Assumed   int64 `json:"assumed,omitempty"` // of this end's disk not read, for a hint
+	Written   int64 `json:"written"`           // written to this end's disk, zeroes not included
 	Same      int64 `json:"same"`
 	Zero      int64 `json:"zero"`
 	Copied    int64 `json:"copied"`
@@ -42,9 +43,9 @@ type Counters struct {
 // Progress is a live set of counters. All methods may be called from any
 // goroutine. The zero value is ready.
 type Progress struct {
-	size, processed, read, written atomic.Int64
-	same, zero, copied, sent       atomic.Int64
-	busy                           [len(stages)]atomic.Int64
+	size, processed, read, written, assumed atomic.Int64
+	same, zero, copied, sent                atomic.Int64
+	busy                                    [len(stages)]atomic.Int64
 
 	mu   sync.Mutex
 	wire []func() int64
@@ -53,7 +54,7 @@ type Progress struct {
 // Snapshot reads the counters as they are now.
 func (p *Progress) Snapshot() Counters {
 	c := Counters{
-		Size: p.size.Load(), Processed: p.processed.Load(), Read: p.read.Load(), Written: p.written.Load(),
+		Size: p.size.Load(), Processed: p.processed.Load(), Read: p.read.Load(), Written: p.written.Load(), Assumed: p.assumed.Load(),
 		Same: p.same.Load(), Zero: p.zero.Load(), Copied: p.copied.Load(), Sent: p.sent.Load(),
 		Busy: make(map[Stage]time.Duration, len(stages)),
 	}
@@ -73,6 +74,7 @@ func (c Counters) Add(o Counters) Counters {
 	c.Size += o.Size
 	c.Processed += o.Processed
 	c.Read += o.Read
+	c.Assumed += o.Assumed
 	c.Written += o.Written
 	c.Same += o.Same
 	c.Zero += o.Zero

@@ -42,12 +42,7 @@ func (s *sendSession) send(ctx context.Context, p *pending, blocks uint64, buf, 
 	s.mu.Lock()
 	held := p.holds // and stays so, for it is pinned
 	s.mu.Unlock()
-	if held {
-		at := 0
-		for b := range ones(blocks) {
-			at += copy(content[at:], p.block(b))
-		}
-	} else if err := s.reread(p, blocks, content); err != nil {
+	if err := s.gather(p, blocks, held, content); err != nil {
 		return err
 	}
 	e, packed, err := s.packer.pack(content, s.progress)
@@ -64,23 +59,36 @@ func (s *sendSession) send(ctx context.Context, p *pending, blocks uint64, buf, 
 	return nil
 }
 
-// reread reads blocks whose data was given up while the answer was on its way.
-func (s *sendSession) reread(p *pending, blocks uint64, content []byte) error {
-	start := time.Now()
-	defer s.progress.spend(StageRead, start)
-	h := s.key.NewHasher()
+// gather puts blocks together, and reads those again whose data was given up
+// while the answer was on its way, or was never read.
+func (s *sendSession) gather(p *pending, blocks uint64, held bool, content []byte) error {
+	var h *manifest.Hasher
 	at := 0
 	for b := range ones(blocks) {
 		off, n := s.geometry.BlockRange(p.number*manifest.BlocksPerExtent + uint32(b))
 		part := content[at : at+n]
-		if err := readFull(s.source, part, off); err != nil {
+		at += n
+		if held && p.has(b) {
+			copy(part, p.block(b))
+			continue
+		}
+		start := time.Now()
+		err := readFull(s.source, part, off)
+		s.progress.spend(StageRead, start)
+		if err != nil {
 			return fmt.Errorf("read the source again: %w", err)
 		}
-		if h.Block(part) != p.blocks[b] {
+		s.progress.read.Add(int64(n))
+		if h == nil {
+			h = s.key.NewHasher()
+		}
+		switch {
+		case h.Block(part) == p.blocks[b]:
+		case !p.has(b):
+			return &HintError{p.number}
+		default:
 			return fmt.Errorf("%w: the source changed at offset %d while it was read; it must be a snapshot", ErrMismatch, off)
 		}
-		s.progress.read.Add(int64(n))
-		at += n
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,26 +19,70 @@ import (
 // back when the last holder releases it.
 type extent struct {
 	number uint32
+	// blocks and zero are those of an extent of which nothing was read only
+	// after load.
 	blocks []manifest.Digest
 	zero   uint64 // blocks that are all zero
 	digest manifest.Digest
+	read   uint64 // blocks that were read; the others are assumed
 
 	hashed  chan struct{}
+	err     error // why it could not be hashed
 	holders atomic.Int32
-	chunks  []*blockio.Chunk
+	chunks  []*blockio.Chunk // nil where nothing was read
+
+	assumed *assumptions
+	key     manifest.Key
+	mu      sync.Mutex        // held by load
+	base    []manifest.Digest // those of Base, where they were needed
 }
 
 // release gives up one hold on the data.
 func (e *extent) release() {
 	if e.holders.Add(-1) == 0 {
 		for _, c := range e.chunks {
-			c.Release()
+			if c != nil {
+				c.Release()
+			}
 		}
 		e.chunks = nil
 	}
 }
 
-// block returns the data of block b. The caller holds the extent.
+// load makes sure of the block digests: those of an extent of which nothing was
+// read are not asked for before somebody needs them.
+func (e *extent) load(ctx context.Context) error {
+	if e.read != 0 {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.blocks != nil {
+		return nil
+	}
+	h := e.key.NewHasher()
+	_, base, _ := e.assumed.split(e.number)
+	if base == 0 {
+		e.blocks, e.zero = slices.Clone(e.assumed.zero(e.number).blocks), fullBitmap(e.assumed.geometry, e.number)
+		return nil
+	}
+	blocks, err := e.assumed.baseBlocks(ctx, e.number, h)
+	if err != nil {
+		return err
+	}
+	for b := range blocks {
+		if blocks[b] == h.ZeroBlock(blockLength(e.assumed.geometry, e.number, b)) {
+			e.zero |= 1 << b
+		}
+	}
+	e.blocks = blocks
+	return nil
+}
+
+// has reports whether the data of block b is here. The caller holds the extent.
+func (e *extent) has(b int) bool { return e.read>>b&1 == 1 }
+
+// block returns the data of block b, which was read. The caller holds the extent.
 func (e *extent) block(b int) []byte {
 	const perChunk = blockio.RequestSize / manifest.BlockSize
 	data := e.chunks[b/perChunk].Data
@@ -69,17 +115,22 @@ func scarce(memory int64) bool { return memory != 0 && memory < DefaultMemory/2 
 func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 
 // scanExtents reads a disk up to its logical size, in order, and hashes on all
-// cores. It calls visit for each extent in order; visit owns one hold on it.
+// cores. It calls visit for each extent in order; visit owns one hold on it. What
+// is assumed is not read.
 //
 //	disk ─ reads in flight ─> extents ─> hashers ─> in order ─> visit
-func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manifest.Key, t Tuning, p *Progress, visit func(*extent) error) error {
+func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, visit func(*extent) error) error {
 	workers := hashers()
 	buffers, depth, _ := t.buffers(workers)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	pool := blockio.NewPool(buffers)
+	if err := assumed.test(ctx, src, key, pool, depth, p); err != nil {
+		return err
+	}
 	group, ctx := newGroup(ctx)
 	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{
-		QueueDepth: depth, Pool: blockio.NewPool(buffers), End: g.Size,
+		QueueDepth: depth, Pool: pool, End: g.Size, Only: assumed.only,
 	})
 	todo := make(chan *extent)
 	ordered := make(chan *extent, workers)
@@ -88,15 +139,24 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 		defer close(todo)
 		defer close(ordered)
 		for number := range g.Extents() {
-			e, err := nextExtent(scanner, number, p)
+			assumed.lookAhead(number)
+			read, _, _ := assumed.split(number)
+			e, err := nextExtent(scanner, g, number, read, p)
 			if err != nil {
 				return err
 			}
-			select {
-			case todo <- e:
-			case <-ctx.Done():
-				e.release()
-				return context.Cause(ctx)
+			assumed.assume(number, p)
+			e.assumed, e.key = assumed, key
+			if digest, ok := assumed.whole(number); ok {
+				e.digest = digest
+				close(e.hashed)
+			} else {
+				select {
+				case todo <- e:
+				case <-ctx.Done():
+					e.release()
+					return context.Cause(ctx)
+				}
 			}
 			select {
 			case ordered <- e:
@@ -112,9 +172,8 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 		group.Go(func() error {
 			h := key.NewHasher()
 			for e := range todo {
-				start := time.Now()
-				e.hash(h, g)
-				p.spend(StageHash, start)
+				e.err = e.hash(ctx, h, g, p)
+				close(e.hashed)
 			}
 			return nil
 		})
@@ -127,7 +186,12 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 				e.release()
 				continue
 			}
-			if failed = visit(e); failed != nil {
+			if failed = e.err; failed != nil {
+				e.release()
+			} else {
+				failed = visit(e)
+			}
+			if failed != nil {
 				cancel(failed) // reading stops; what is on its way is drained here
 			}
 		}
@@ -136,17 +200,20 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 	return errors.Join(group.Wait(), scanner.Close())
 }
 
-// nextExtent gathers the chunks of one extent.
-func nextExtent(s *blockio.Scanner, number uint32, p *Progress) (*extent, error) {
-	e := &extent{number: number, hashed: make(chan struct{})}
+// nextExtent gathers the chunks of one extent in which blocks are to be read.
+func nextExtent(s *blockio.Scanner, g manifest.Geometry, number uint32, read uint64, p *Progress) (*extent, error) {
+	const perChunk = blockio.RequestSize / manifest.BlockSize
+	e := &extent{number: number, read: read, hashed: make(chan struct{})}
 	e.holders.Store(1)
-	for length := 0; length < manifest.ExtentSize; {
+	for first := 0; first < g.BlocksIn(number); first += perChunk {
+		blocks := read & ((1<<perChunk - 1) << first)
+		if blocks == 0 {
+			e.chunks = append(e.chunks, nil)
+			continue
+		}
 		start := time.Now()
 		c, err := s.Next()
 		p.spend(StageRead, start)
-		if errors.Is(err, io.EOF) && length > 0 {
-			break
-		}
 		if err != nil {
 			e.release()
 			if errors.Is(err, io.EOF) {
@@ -155,33 +222,54 @@ func nextExtent(s *blockio.Scanner, number uint32, p *Progress) (*extent, error)
 			return nil, fmt.Errorf("read extent %d: %w", number, err)
 		}
 		e.chunks = append(e.chunks, c)
-		length += len(c.Data)
-		p.read.Add(int64(len(c.Data)))
+		p.read.Add(int64(contentLength(g, number, blocks)))
 	}
 	return e, nil
 }
 
-func (e *extent) hash(h *manifest.Hasher, g manifest.Geometry) {
+// hash makes the digests of an extent. Those of blocks that were not read are
+// taken from what is assumed of them.
+func (e *extent) hash(ctx context.Context, h *manifest.Hasher, g manifest.Geometry, p *Progress) error {
+	_, base, zero := e.assumed.split(e.number)
+	if base != 0 {
+		var err error
+		if e.base, err = e.assumed.baseBlocks(ctx, e.number, h); err != nil {
+			return err
+		}
+	}
+	start := time.Now()
+	defer p.spend(StageHash, start)
 	e.blocks = make([]manifest.Digest, g.BlocksIn(e.number))
 	for b := range e.blocks {
-		if data := e.block(b); manifest.IsZero(data) {
-			e.zero |= 1 << b
-			e.blocks[b] = h.ZeroBlock(len(data))
-		} else {
-			e.blocks[b] = h.Block(data)
+		bit := uint64(1) << b
+		switch {
+		case base&bit != 0:
+			e.blocks[b] = e.base[b]
+			if e.base[b] == h.ZeroBlock(blockLength(g, e.number, b)) {
+				e.zero |= bit
+			}
+		case zero&bit != 0 || manifest.IsZero(e.block(b)):
+			e.zero |= bit
+			e.blocks[b] = h.ZeroBlock(blockLength(g, e.number, b))
+		default:
+			e.blocks[b] = h.Block(e.block(b))
 		}
 	}
 	e.digest = h.Extent(e.blocks)
-	close(e.hashed)
+	return nil
 }
 
 // Scan reads and hashes a disk and returns its root. Extents that differ from
 // spec.Known go to spec.Records.
-func Scan(ctx context.Context, spec ScanSpec) (manifest.Digest, error) {
+func Scan(ctx context.Context, spec ScanSpec) (ScanResult, error) {
 	g := manifest.Geometry{Size: spec.Size}
 	p := orNew(spec.Progress)
 	if err := checkKnown(g, spec.Known); err != nil {
-		return manifest.Digest{}, err
+		return ScanResult{}, err
+	}
+	assumed, err := newAssumptions(spec.Hint, g, spec.Key)
+	if err != nil {
+		return ScanResult{}, err
 	}
 	p.size.Store(spec.Size)
 	root := spec.Key.NewRoot(g)
@@ -190,10 +278,10 @@ func Scan(ctx context.Context, spec ScanSpec) (manifest.Digest, error) {
 	group.Go(func() error { return rec.run(ctx) })
 	group.Go(func() error {
 		defer rec.finish()
-		return scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, func(e *extent) error {
+		return scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
 			defer e.release()
 			root.Add(e.digest)
-			if err := rec.add(ctx, e.number, e.digest, e.blocks); err != nil {
+			if err := rec.addExtent(ctx, e); err != nil {
 				return err
 			}
 			rec.advance(e.number + 1)
@@ -203,9 +291,10 @@ func Scan(ctx context.Context, spec ScanSpec) (manifest.Digest, error) {
 		})
 	})
 	if err := group.Wait(); err != nil {
-		return manifest.Digest{}, err
+		return ScanResult{Hint: assumed.result}, err
 	}
-	return root.Sum()
+	sum, err := root.Sum()
+	return ScanResult{Root: sum, Hint: assumed.result}, err
 }
 
 func orNew(p *Progress) *Progress {

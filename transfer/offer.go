@@ -101,8 +101,11 @@ func (s *sendSession) finish(ctx context.Context, list *resultDigest) error {
 // describe makes the offer of one extent that differs.
 func (s *sendSession) describe(ctx context.Context, p *pending) (*offer, error) {
 	m := &offer{extent: p.number, blocks: fullBitmap(s.geometry, p.number)}
+	if err := p.load(ctx); err != nil {
+		return nil, err
+	}
 	if s.Trusted != nil {
-		held, err := s.Trusted.Blocks(ctx, p.number)
+		held, err := s.held(ctx, p.extent)
 		if err != nil {
 			return nil, fmt.Errorf("block digests of extent %d: %w", p.number, err)
 		}
@@ -136,6 +139,14 @@ func (s *sendSession) describe(ctx context.Context, p *pending) (*offer, error) 
 		s.seen.putExtent(p.extent, ^uint64(0))
 	}
 	return m, nil
+}
+
+// held returns the block digests of the sink's extent.
+func (s *sendSession) held(ctx context.Context, e *extent) ([]manifest.Digest, error) {
+	if s.baseIsTrusted(e) {
+		return e.base, nil
+	}
+	return s.Trusted.Blocks(ctx, e.number)
 }
 
 // resultDigest is the digest over the list of block number and full digest of

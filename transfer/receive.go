@@ -26,6 +26,7 @@ type receiver struct {
 	seen     *index // what the target holds, as a hint
 	list     *resultDigest
 	root     *manifest.RootHasher // nil when trusted
+	assumed  *assumptions         // of the target's scan
 	result   ReceiveResult
 
 	offers chan *item
@@ -93,7 +94,7 @@ func Receive(ctx context.Context, spec ReceiveSpec) (ReceiveResult, error) {
 	err = r.run(ctx)
 	stats := r.Conn.Stats()
 	r.progress.spent(StageLine, stats.WriteBlocked)
-	r.result.Counters = r.progress.Snapshot()
+	r.result.Counters, r.result.Hint = r.progress.Snapshot(), r.assumed.result
 	if err != nil {
 		closeWith(r.Conn, err)
 		return r.result, fmt.Errorf("receive %s: %w", r.Task, err)
@@ -112,8 +113,12 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 	if spec.Trusted && spec.Records != nil {
 		return nil, fmt.Errorf("%w: a trusted receiver cannot report records; let the sender do it", ErrTask)
 	}
+	assumed, err := newAssumptions(spec.Hint, g, spec.Key)
+	if err != nil {
+		return nil, err
+	}
 	r := &receiver{
-		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records),
+		assumed: assumed, ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records),
 		seen: newIndex(spec.Memory), list: newResultDigest(),
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
 		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
@@ -273,8 +278,13 @@ func (r *receiver) offered(ctx context.Context, m *offer) error {
 			r.mu.Unlock()
 			return malformed("OFFER", "only blocks %#x of extent %d, to a sink that scans", m.blocks, m.extent)
 		}
-		it.blocks = e.blocks
 		delete(r.scanned, m.extent)
+		r.mu.Unlock()
+		if err := e.load(ctx); err != nil {
+			return err
+		}
+		it.blocks = e.blocks
+		r.mu.Lock()
 	}
 	r.reached = m.extent + 1
 	r.queue = append(r.queue, it)
@@ -303,22 +313,18 @@ func (r *receiver) reach(ctx context.Context, n uint32) error {
 	}
 	for number := r.reached; number < n; number++ {
 		it := &item{number: number, settled: true}
-		r.mu.Lock()
 		if !r.Trusted {
+			r.mu.Lock()
 			e := r.scanned[number]
+			delete(r.scanned, number)
+			r.mu.Unlock()
 			if e == nil {
-				r.mu.Unlock()
 				return malformed("PASSED", "extent %d is not scanned yet", number)
 			}
-			it.digest, it.blocks = e.digest, e.blocks
-			delete(r.scanned, number)
-		}
-		r.mu.Unlock()
-		if !r.Trusted {
-			if err := r.records.add(ctx, number, it.digest, it.blocks); err != nil {
+			it.digest = e.digest
+			if err := r.records.addExtent(ctx, e); err != nil {
 				return err
 			}
-			it.blocks = nil
 		}
 		r.mu.Lock()
 		r.reached = number + 1
@@ -372,7 +378,7 @@ func (r *receiver) scan(ctx context.Context) error {
 		batch = baseline{first: batch.first + uint32(len(batch.digests)), digests: batch.digests[:0]}
 		return err
 	}
-	err := scanExtents(ctx, r.Target, r.geometry, r.Key, r.Tuning, r.progress, func(e *extent) error {
+	err := scanExtents(ctx, r.Target, r.geometry, r.Key, r.Tuning, r.progress, r.assumed, func(e *extent) error {
 		e.release()
 		for r.ahead(e.number) >= scanWindow {
 			if err := flush(); err != nil {

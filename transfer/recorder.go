@@ -57,6 +57,18 @@ func (r *recorder) add(ctx context.Context, number uint32, digest manifest.Diges
 	return nil
 }
 
+// addExtent is add for an extent whose block digests may not be loaded; they are
+// when it differs.
+func (r *recorder) addExtent(ctx context.Context, e *extent) error {
+	if r == nil || (r.known != nil && r.known[e.number] == e.digest) {
+		return nil
+	}
+	if err := e.load(ctx); err != nil {
+		return err
+	}
+	return r.add(ctx, e.number, e.digest, e.blocks)
+}
+
 // wait releases r.mu until something changes.
 func (r *recorder) wait(ctx context.Context) error {
 	changed := r.changed

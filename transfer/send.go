@@ -23,6 +23,13 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		}
 		return SendResult{}, err
 	}
+	assumed, err := newAssumptions(spec.Hint, g, spec.Key)
+	if err != nil {
+		for _, s := range spec.Sinks {
+			closeWith(s.Conn, err)
+		}
+		return SendResult{}, err
+	}
 	p := orNew(spec.Progress)
 	p.size.Store(spec.Size)
 	_, _, keep := spec.buffers(hashers())
@@ -45,7 +52,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		})
 	}
 	root := spec.Key.NewRoot(g)
-	err := scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, func(e *extent) error {
+	err = scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
 		defer e.release()
 		root.Add(e.digest)
 		for _, s := range sessions {
@@ -68,13 +75,13 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		for _, r := range results {
 			err = errors.Join(err, r.Err)
 		}
-		return SendResult{Sinks: results}, err
+		return SendResult{Sinks: results, Hint: assumed.result}, err
 	}
 	if err != nil {
-		return SendResult{Sinks: results}, fmt.Errorf("read the source: %w", err)
+		return SendResult{Sinks: results, Hint: assumed.result}, fmt.Errorf("read the source: %w", err)
 	}
 	sum, err := root.Sum()
-	return SendResult{Root: sum, Sinks: results}, err
+	return SendResult{Root: sum, Sinks: results, Hint: assumed.result}, err
 }
 
 var errNoSink = errors.New("every sink has failed")
@@ -127,7 +134,7 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 	group, ctx := newGroup(ctx)
 	group.Go(func() error {
 		sent, sendErr = Send(ctx, SendSpec{
-			Source: spec.Source, Size: spec.Size, Key: spec.Key, Known: spec.Known, Tuning: half, Progress: progress,
+			Source: spec.Source, Size: spec.Size, Key: spec.Key, Known: spec.Known, Hint: spec.Hint, Tuning: half, Progress: progress,
 			Sinks: []SinkSpec{{Conn: near, Task: "copy", Trusted: spec.Trusted, Records: spec.Records, Progress: progress}},
 		})
 		return sendErr

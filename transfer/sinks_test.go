@@ -157,7 +157,7 @@ func TestScan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != root || len(j.records) != 1 || j.records[0].Extent != 2 || !slices.Equal(j.records[0].Blocks, blocks[2]) {
+	if got.Root != root || len(j.records) != 1 || j.records[0].Extent != 2 || !slices.Equal(j.records[0].Blocks, blocks[2]) {
 		t.Errorf("root %v, want %v; records %v", got, root, j.records)
 	}
 }

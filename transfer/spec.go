@@ -26,7 +26,7 @@ type Conn interface {
 }
 
 // Baseline is what is known of a disk's content: a cached manifest, or
-// all zeroes. It is used by one goroutine at a time.
+// all zeroes. It is used by several goroutines at once.
 type Baseline interface {
 	// Extents holds the digest of every extent, in order. The slice is
 	// not changed by the caller.
@@ -76,6 +76,7 @@ const (
 // SendSpec says what to send where.
 type SendSpec struct {
 	Source Source
+	Hint   *Hint // optional: what of the source need not be read
 	Size   int64 // logical size in bytes
 	Key    manifest.Key
 	Sinks  []SinkSpec // 1..MaxSinks; the source is read and hashed once for all
@@ -106,6 +107,7 @@ type SinkSpec struct {
 type SendResult struct {
 	Root  manifest.Digest // of the source, over the logical size
 	Sinks []SinkResult    // one for each sink of the spec, in its order
+	Hint  HintResult
 }
 
 // SinkResult is the outcome for one sink. A sink that failed does not stop the
@@ -122,6 +124,7 @@ type ReceiveSpec struct {
 	Conn   Conn
 	Task   string
 	Target blockio.Device
+	Hint   *Hint // optional: what of the target its scan need not read
 	Size   int64 // logical size; at most the target's size
 	Key    manifest.Key
 	// Trusted says that the sender was given this target's manifest, so
@@ -142,11 +145,19 @@ type ReceiveResult struct {
 	Result   manifest.Digest
 	Root     manifest.Digest // of the target as verified; zero when trusted
 	Counters Counters
+	Hint     HintResult
+}
+
+// ScanResult is what a scan found.
+type ScanResult struct {
+	Root manifest.Digest
+	Hint HintResult
 }
 
 // ScanSpec reads and hashes one disk and sends nothing.
 type ScanSpec struct {
 	Source  Source
+	Hint    *Hint // optional: what of it need not be read
 	Size    int64
 	Key     manifest.Key
 	Known   []manifest.Digest
@@ -158,6 +169,7 @@ type ScanSpec struct {
 // CopySpec copies a disk inside one process, by the same engine.
 type CopySpec struct {
 	Source  Source
+	Hint    *Hint // optional: what of the source need not be read
 	Target  blockio.Device
 	Size    int64
 	Key     manifest.Key

@@ -64,11 +64,11 @@ func (t *task) openDisks() (source, target blockio.Device, err error) {
 }
 
 func (t *task) scan(ctx context.Context, source blockio.Device, tuning transfer.Tuning) error {
-	root, err := transfer.Scan(ctx, transfer.ScanSpec{
+	result, err := transfer.Scan(ctx, transfer.ScanSpec{
 		Source: source, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Records: t.sinks[0].records(),
 		Tuning: tuning, Progress: t.progress,
 	})
-	t.conclude(root, manifest.Digest{}, false)
+	t.conclude(result.Root, manifest.Digest{}, false)
 	return err
 }
 
