@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/bits"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -153,6 +154,11 @@ func (m *AllocationMap) next(at, end int64, flip uint64) int64 {
 		}
 	}
 	return end
+}
+
+// Clone returns a copy.
+func (m *AllocationMap) Clone() *AllocationMap {
+	return &AllocationMap{size: m.size, words: slices.Clone(m.words)}
 }
 
 // Union marks what o marks, too. The maps must be of one size, else it is ErrMap.

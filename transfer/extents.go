@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"runtime"
 	"slices"
 	"sync"
@@ -30,6 +31,7 @@ type extent struct {
 	err     error // why it could not be hashed
 	holders atomic.Int32
 	chunks  []*blockio.Chunk // nil where nothing was read
+	sparse  [][]byte         // in place of chunks when few blocks were read; by number
 
 	assumed *assumptions
 	key     manifest.Key
@@ -45,8 +47,43 @@ func (e *extent) release() {
 				c.Release()
 			}
 		}
-		e.chunks = nil
+		for _, p := range e.sparse {
+			if p != nil {
+				blockPool.Put((*[manifest.BlockSize]byte)(p))
+			}
+		}
+		e.chunks, e.sparse = nil, nil
 	}
+}
+
+// blockPool holds buffers of single blocks.
+var blockPool = sync.Pool{New: func() any { return new([manifest.BlockSize]byte) }}
+
+// thin moves the data of an extent of which few blocks were read out of the
+// scanner's buffers, of which each block may take one.
+func (e *extent) thin() {
+	if bits.OnesCount64(e.read) > manifest.BlocksPerExtent/4 {
+		return
+	}
+	sparse := make([][]byte, len(e.blocks))
+	for b := range ones(e.read) {
+		sparse[b] = blockPool.Get().(*[manifest.BlockSize]byte)[:]
+		copy(sparse[b], e.block(b))
+	}
+	for _, c := range e.chunks {
+		if c != nil {
+			c.Release()
+		}
+	}
+	e.chunks, e.sparse = nil, sparse
+}
+
+// weight is the memory that the data of an extent takes, in blocks.
+func (e *extent) weight() int {
+	if read := bits.OnesCount64(e.read); read <= manifest.BlocksPerExtent/4 {
+		return read
+	}
+	return manifest.BlocksPerExtent
 }
 
 // load makes sure of the block digests: those of an extent of which nothing was
@@ -84,6 +121,10 @@ func (e *extent) has(b int) bool { return e.read>>b&1 == 1 }
 
 // block returns the data of block b, which was read. The caller holds the extent.
 func (e *extent) block(b int) []byte {
+	if e.sparse != nil {
+		_, n := e.assumed.geometry.BlockRange(e.number*manifest.BlocksPerExtent + uint32(b))
+		return e.sparse[b][:n]
+	}
 	const perChunk = blockio.RequestSize / manifest.BlockSize
 	data := e.chunks[b/perChunk].Data
 	off := b % perChunk * manifest.BlockSize
@@ -256,6 +297,9 @@ func (e *extent) hash(ctx context.Context, h *manifest.Hasher, g manifest.Geomet
 		}
 	}
 	e.digest = h.Extent(e.blocks)
+	if base|zero != 0 {
+		e.thin()
+	}
 	return nil
 }
 

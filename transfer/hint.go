@@ -14,6 +14,7 @@ import (
 // Hint says what of a disk need not be read. What is not read is assumed, and
 // counted as such; each run reads a slice of it nevertheless, before anything
 // else, and one block that is not as assumed disables the hint: then all is read.
+// The maps are of the logical size, and do not change meanwhile.
 //
 //	block     │ not marked in Changed │ marked, or no Changed
 //	──────────┼───────────────────────┼────────────────────────────
@@ -23,7 +24,7 @@ type Hint struct {
 	Allocated *blockio.AllocationMap
 	// Changed, when set, marks what may differ from Base. It is only true of
 	// a Base that is the manifest of exactly the snapshot since which the
-	// changes were tracked. Base may be used by several goroutines at once.
+	// changes were tracked.
 	Changed *blockio.AllocationMap
 	Base    Baseline
 	// Slice is the extent at which the rolling slice goes on: what the last
@@ -72,7 +73,7 @@ type assumptions struct {
 	asked       uint32 // Base was asked for the blocks it must give below
 	outstanding int    // and has not given so many
 
-	checked *blockio.AllocationMap // the slice: assumed, but read
+	checked []uint32 // extents of the slice: assumed, but read; ascending
 	result  HintResult
 }
 
@@ -92,15 +93,9 @@ func newAssumptions(h *Hint, g manifest.Geometry, key manifest.Key) (*assumption
 	if h == nil || h.Allocated == nil && h.Changed == nil {
 		return &assumptions{geometry: g}, nil
 	}
-	a := &assumptions{Hint: *h, geometry: g, only: blockio.NewAllocationMap(g.Size)}
-	a.only.Mark(0, g.Size)
-	for _, m := range []*blockio.AllocationMap{h.Allocated, h.Changed} {
-		if m == nil {
-			continue
-		}
-		if err := a.only.Intersect(m); err != nil {
-			return nil, fmt.Errorf("%w: hint: %w", ErrTask, err)
-		}
+	a := &assumptions{Hint: *h, geometry: g}
+	if err := a.limit(); err != nil {
+		return nil, fmt.Errorf("%w: hint: %w", ErrTask, err)
 	}
 	if h.Changed != nil {
 		if h.Base == nil {
@@ -119,6 +114,26 @@ func newAssumptions(h *Hint, g manifest.Geometry, key manifest.Key) (*assumption
 	a.lastZeroes = newZeroExtent(hasher, g, g.Extents()-1)
 	a.Slice %= g.Extents()
 	return a, nil
+}
+
+// limit makes the map of what is read. One map alone is not copied: it may take a
+// good part of the memory.
+func (a *assumptions) limit() error {
+	for _, m := range []*blockio.AllocationMap{a.Allocated, a.Changed} {
+		if m != nil && m.Size() != a.geometry.Size {
+			return fmt.Errorf("%w: of a device of %d bytes, the logical size is %d", blockio.ErrMap, m.Size(), a.geometry.Size)
+		}
+	}
+	switch {
+	case a.Allocated == nil:
+		a.only = a.Changed
+	case a.Changed == nil:
+		a.only = a.Allocated
+	default:
+		a.only = a.Allocated.Clone()
+		return a.only.Intersect(a.Changed)
+	}
+	return nil
 }
 
 // split divides the blocks of an extent into those that are read, those that are
@@ -182,8 +197,11 @@ func (a *assumptions) assume(number uint32, p *Progress) {
 	if a.only == nil {
 		return
 	}
+	if _, read := slices.BinarySearch(a.checked, number); read {
+		return
+	}
 	_, base, zero := a.split(number)
-	n := int64(contentLength(a.geometry, number, (base|zero)&^a.checked.Word(int(number))))
+	n := int64(contentLength(a.geometry, number, base|zero))
 	a.result.Assumed += n
 	p.assumed.Add(n)
 }
@@ -222,20 +240,19 @@ func (a *assumptions) test(ctx context.Context, src Source, key manifest.Key, po
 // check compares the slice with what is assumed of it. A *HintError is a hint that
 // must not be used.
 func (a *assumptions) check(ctx context.Context, src Source, key manifest.Key, pool *blockio.Pool, depth int, p *Progress) error {
-	extents, next := a.sliced()
-	a.result.Slice = next
-	a.checked = blockio.NewAllocationMap(a.geometry.Size)
-	for _, number := range extents {
+	a.checked, a.result.Slice = a.sliced()
+	slices.Sort(a.checked)
+	only := blockio.NewAllocationMap(a.geometry.Size)
+	for _, number := range a.checked {
 		_, base, zero := a.split(number)
 		for b := range ones(base | zero) {
 			off, n := a.geometry.BlockRange(number*manifest.BlocksPerExtent + uint32(b))
-			a.checked.Mark(off, int64(n))
+			only.Mark(off, int64(n))
 		}
 	}
-	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{QueueDepth: depth, Pool: pool, End: a.geometry.Size, Only: a.checked})
+	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{QueueDepth: depth, Pool: pool, End: a.geometry.Size, Only: only})
 	h := key.NewHasher()
-	slices.Sort(extents)
-	for _, number := range extents {
+	for _, number := range a.checked {
 		if err := a.checkExtent(ctx, scanner, number, h, p); err != nil {
 			return errors.Join(err, scanner.Close())
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/bits"
 	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
 )
 
 // The grace is how long admit waits for an answer before it gives up data that
@@ -38,7 +40,10 @@ func (s *sendSession) admit(ctx context.Context, p *pending) error {
 	patient := true
 	for {
 		s.mu.Lock()
-		if len(s.kept) < s.keep || !patient && s.dropOldest() {
+		for !patient && !s.hasRoom(p) && s.dropOldest() {
+			continue
+		}
+		if s.hasRoom(p) {
 			s.kept = append(s.kept, p)
 			s.mu.Unlock()
 			return nil
@@ -52,6 +57,15 @@ func (s *sendSession) admit(ctx context.Context, p *pending) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// hasRoom reports whether an extent may be kept. s.mu is held.
+func (s *sendSession) hasRoom(p *pending) bool {
+	total := p.weight()
+	for _, k := range s.kept {
+		total += k.weight()
+	}
+	return total <= s.keep*manifest.BlocksPerExtent
 }
 
 // dropOldest gives up the data of one extent that has no answer. s.mu is held.
