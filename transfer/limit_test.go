@@ -11,20 +11,20 @@ import (
 	"github.com/understudy-dr/understudy/transfer"
 )
 
-// counted is a connection that takes everything at once.
-type counted struct {
+// bottomless is a connection that takes everything at once.
+type bottomless struct {
 	transfer.Conn
 	bytes int
 }
 
-func (c *counted) WriteFrame(_ context.Context, _ netproto.Type, payload ...[]byte) error {
+func (c *bottomless) WriteFrame(_ context.Context, _ netproto.Type, payload ...[]byte) error {
 	for _, p := range payload {
 		c.bytes += len(p)
 	}
 	return nil
 }
 
-func (c *counted) Stats() netproto.Stats { return netproto.Stats{} }
+func (c *bottomless) Stats() netproto.Stats { return netproto.Stats{} }
 
 // bulk and plain are types of frames that do and do not wait.
 const (
@@ -42,7 +42,7 @@ func write(t *testing.T, c transfer.Conn, typ netproto.Type, n int) {
 func TestLimiterIsSharedAndFollowsChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := new(transfer.Limiter)
-		a, b := limiter.Conn(&counted{}), limiter.Conn(&counted{})
+		a, b := limiter.Conn(&bottomless{}), limiter.Conn(&bottomless{})
 		began := time.Now()
 		for range 100 {
 			write(t, a, bulk, 1<<20)
@@ -78,7 +78,7 @@ func TestLimiterCountsOtherFramesAndLetsThemPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := new(transfer.Limiter)
 		limiter.Set(1 << 20)
-		c := limiter.Conn(&counted{})
+		c := limiter.Conn(&bottomless{})
 		began := time.Now()
 		for range 1024 {
 			write(t, c, plain, 1<<10)
@@ -97,7 +97,7 @@ func TestLimiterEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := new(transfer.Limiter)
 		limiter.Set(1)
-		c := limiter.Conn(&counted{})
+		c := limiter.Conn(&bottomless{})
 		write(t, c, bulk, 1<<20)
 		gone := errors.New("gone")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, gone)
