@@ -54,7 +54,7 @@ func startSocket(conn *Conn, t *tls.Conn, w *wire, o Options) {
 	}
 	s.fill <- new(batch)
 	conn.link = s
-	w.setSilence(o.Timeout)
+	w.talk(o.Timeout)
 	s.loops.Go(s.readLoop)
 	s.loops.Go(func() { s.writeError = s.writeLoop() })
 }
@@ -141,13 +141,23 @@ func (s *socket) writeLoop() error {
 		s.fill <- spare
 		b.bytes = s.appendControl(b.bytes, ping)
 		if len(b.bytes) > 0 {
-			if _, err := s.tls.Write(b.bytes); err != nil {
+			if err := s.write(b.bytes); err != nil {
 				return s.giveUp(err)
 			}
 		}
 		b.bytes = b.bytes[:0]
 		spare = b
 	}
+}
+
+// write encrypts and sends.
+func (s *socket) write(p []byte) error {
+	s.wire.cork()
+	_, err := s.tls.Write(p)
+	if sending := s.wire.uncork(); err == nil {
+		err = sending
+	}
+	return err
 }
 
 // takeBatch waits at most for a writer to copy its frame.
@@ -181,7 +191,7 @@ func (s *socket) sayFarewell(f farewell) error {
 	if f.drop {
 		b.bytes = b.bytes[:0]
 	}
-	if _, err := s.tls.Write(append(b.bytes, f.frame...)); err != nil {
+	if err := s.write(append(b.bytes, f.frame...)); err != nil {
 		return fmt.Errorf("pending frames and the farewell were not sent: %w", err)
 	}
 	s.wire.closeWrite()

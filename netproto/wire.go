@@ -26,6 +26,13 @@ func (l meterListener) Accept() (net.Conn, error) {
 	return Meter(c), nil
 }
 
+const (
+	// readAhead and gatherSize are what a call of the kernel moves: some records of 16 KiB that TLS would ask for, or hand over, one
+	// by one.
+	readAhead  = 128 << 10
+	gatherSize = 256 << 10
+)
+
 // wire is a metered socket. Silence is judged here, by bytes and while waiting for them, not by frames: a large frame on a thin
 // line is no silence, and neither is an application that lets the inbox fill so that nothing is read.
 type wire struct {
@@ -36,12 +43,37 @@ type wire struct {
 	lastRead, lastWrite              atomic.Int64 // ns since start
 	rtt                              atomic.Int64 // ns; 0: not known yet
 
+	// The reader's; without a buffer it reads no more than it is asked for.
+	readBuffer, ahead []byte
+
+	writing  sync.Mutex
+	corked   bool
+	gathered []byte // while corked; guarded by writing
+
 	mu      sync.Mutex
-	silence time.Duration // allowed while reading; 0: for ever
+	silence time.Duration // allowed while reading; 0: in the handshakes, which have deadlines of their own
 	last    bool          // the deadline is set for good
 }
 
+// Read returns what was read ahead, or reads. One goroutine calls it at a time.
 func (w *wire) Read(p []byte) (int, error) {
+	if len(w.ahead) == 0 {
+		if w.readBuffer == nil || len(p) >= len(w.readBuffer) {
+			return w.receive(p)
+		}
+		n, err := w.receive(w.readBuffer)
+		w.ahead = w.readBuffer[:n]
+		if n == 0 {
+			return 0, err
+		} // an error comes again with the next read
+	}
+	n := copy(p, w.ahead)
+	w.ahead = w.ahead[n:]
+	return n, nil
+}
+
+// receive reads from the socket.
+func (w *wire) receive(p []byte) (int, error) {
 	if err := w.extendDeadline(); err != nil {
 		return 0, err
 	}
@@ -70,7 +102,50 @@ func (w *wire) answered(now int64) {
 // roundTrip is the shortest one of the handshakes; 0 before.
 func (w *wire) roundTrip() time.Duration { return time.Duration(w.rtt.Load()) }
 
+// Write sends, or gathers while the wire is corked. TLS calls it for each record of 16 KiB; a call of the kernel for each would
+// take more processor time than the encryption.
 func (w *wire) Write(p []byte) (int, error) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if !w.corked {
+		return w.send(p)
+	}
+	if len(w.gathered)+len(p) > gatherSize {
+		if err := w.flush(); err != nil {
+			return 0, err
+		}
+	}
+	w.gathered = append(w.gathered, p...)
+	return len(p), nil
+}
+
+// cork has Write gather until uncork. Alerts, which TLS sends when it likes, go out at once outside of the two.
+func (w *wire) cork() {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.corked = true
+}
+
+// uncork sends what was gathered.
+func (w *wire) uncork() error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.corked = false
+	return w.flush()
+}
+
+// flush is called with writing held.
+func (w *wire) flush() error {
+	if len(w.gathered) == 0 {
+		return nil
+	}
+	_, err := w.send(w.gathered)
+	w.gathered = w.gathered[:0]
+	return err
+}
+
+// send writes to the socket.
+func (w *wire) send(p []byte) (int, error) {
 	begin := time.Since(w.start)
 	n, err := w.Conn.Write(p)
 	now := time.Since(w.start)
@@ -96,11 +171,13 @@ func (w *wire) talking() bool {
 	return w.silence != 0
 }
 
-// setSilence ends the handshakes and makes a Read fail with os.ErrDeadlineExceeded when the peer is silent for so long.
-func (w *wire) setSilence(d time.Duration) {
+// talk ends the handshakes: from now on the wire reads ahead, and a Read fails with os.ErrDeadlineExceeded when the peer is silent
+// for so long. No Read is under way. Before, strangers would get the buffer.
+func (w *wire) talk(silence time.Duration) {
+	w.readBuffer = make([]byte, readAhead)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.silence = d
+	w.silence = silence
 }
 
 // lastCall sets the deadline for all that is still read and written.
