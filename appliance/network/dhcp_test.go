@@ -17,6 +17,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/dhcpv6/server6"
 	"github.com/insomniacslk/dhcp/iana"
+	"github.com/vishvananda/netlink"
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/network"
@@ -216,10 +217,13 @@ func tenants(t *testing.T, server4, server6 *server) map[string]tenant {
 	peer.give("10.77.0.1/24")
 	serve4(t, peer, server4)
 	serve6(t, peer, server6)
-	return map[string]tenant{
-		"IPv4": {server4, watch(t, up(t, appliance.NetworkSpec{}))},
-		"IPv6": {server6, watch(t, up(t, appliance.NetworkSpec{DHCP6: true}))},
+	both := map[string]*network.Network{"IPv4": up(t, appliance.NetworkSpec{}), "IPv6": up(t, appliance.NetworkSpec{DHCP6: true})}
+	// As a router's advertisement would.
+	route := &netlink.Route{LinkIndex: peer.link().Attrs().Index, Dst: &net.IPNet{IP: net.ParseIP("fd77::"), Mask: net.CIDRMask(64, 128)}}
+	if err := netlink.RouteAdd(route); err != nil {
+		t.Fatal(err)
 	}
+	return map[string]tenant{"IPv4": {server4, watch(t, both["IPv4"])}, "IPv6": {server6, watch(t, both["IPv6"])}}
 }
 
 func TestLeaseIsRenewed(t *testing.T) {
@@ -337,7 +341,11 @@ func TestDHCP6(t *testing.T) {
 	if got := peer.addresses(); !slices.Equal(got, []netip.Prefix{want}) {
 		t.Errorf("addresses are %v", got)
 	}
-	t.Run("watched", func(t *testing.T) { expectNone(t, watch(t, n), 100*time.Millisecond) })
+	t.Run("watched", func(t *testing.T) {
+		events := watch(t, n)
+		expect(t, events, slog.LevelWarn, "no IPv6 router has advertised itself: fd77::50 reaches nobody")
+		expectNone(t, events, 100*time.Millisecond)
+	})
 	if s.releases.Load() != 1 {
 		t.Errorf("the lease was given back %d times", s.releases.Load())
 	}

@@ -33,12 +33,14 @@ type timing struct {
 	dhcpTry       time.Duration // for an answer to the first transmission to DHCP servers; each further one has twice as long
 	dhcpTries     int
 	leasePause    time.Duration // between two attempts to renew a lease, at least (RFC 2131 §4.4.5: a minute)
+	routerWait    time.Duration // for the advertisement of an IPv6 router
 	look          time.Duration // between two looks at link, address and neighbour
 }
 
 var standardTiming = timing{
 	interfaceWait: 10 * time.Second, probeInterval: 150 * time.Millisecond, defend: 10 * time.Second,
-	dhcpTry: 1500 * time.Millisecond, dhcpTries: 4, leasePause: 10 * time.Second, look: 250 * time.Millisecond,
+	dhcpTry: 1500 * time.Millisecond, dhcpTries: 4, leasePause: 10 * time.Second, routerWait: 10 * time.Second,
+	look: 250 * time.Millisecond,
 }
 
 // Network is an appliance.Network. Up and Watch are called one after the other.

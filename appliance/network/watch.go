@@ -32,6 +32,9 @@ func (n *Network) Watch(ctx context.Context, report func(appliance.NetworkEvent)
 	if n.address.Addr().Is4() {
 		group.Go(func() error { return n.watchConflicts(inner, say) })
 	}
+	if n.lease != nil && n.address.Addr().Is6() {
+		group.Go(func() error { return n.checkRouter(inner, say) })
+	}
 	if n.lease != nil {
 		group.Go(func() error {
 			if err := n.keepLease(inner, say); err != nil {
@@ -119,6 +122,32 @@ func (n *Network) checkGateway(ctx context.Context, report func(appliance.Networ
 			return nil
 		}
 	}
+	return nil
+}
+
+// checkRouter looks once for a route by which anybody is reached: an address by DHCPv6 stands alone, and the routes to and beyond its
+// network come with a router's advertisement, for which the kernel asks three times in nine seconds.
+func (n *Network) checkRouter(ctx context.Context, report func(appliance.NetworkEvent)) error {
+	if sleep(ctx, n.timing.routerWait) != nil {
+		return nil
+	}
+	var routes []netlink.Route
+	err := error(netlink.ErrDumpInterrupted)
+	for errors.Is(err, netlink.ErrDumpInterrupted) && ctx.Err() == nil {
+		routes, err = netlink.RouteList(n.handle(), netlink.FAMILY_V6)
+	}
+	if err != nil {
+		return fmt.Errorf("look for a router: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast() && !r.Dst.IP.IsMulticast() && !r.Dst.IP.Equal(n.address.Addr().AsSlice()) {
+			return nil
+		}
+	}
+	report(appliance.NetworkEvent{
+		Level: slog.LevelWarn,
+		Text:  fmt.Sprintf("no IPv6 router has advertised itself: %s reaches nobody; check the network's router, or give an address with its prefix", n.address.Addr()),
+	})
 	return nil
 }
 

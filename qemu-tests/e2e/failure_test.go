@@ -32,6 +32,7 @@ func TestDelegatesThatCannotWork(t *testing.T) {
 		"gateway elsewhere": {
 			address, false, func(m *xapisim.Machine) { m.Data[control.InputPrefix+control.InputGateway] = "10.78.0.1" }, "10.78.0.1 lies outside",
 		},
+		"MTU too large":  {address, false, func(m *xapisim.Machine) { m.Data[control.InputPrefix+control.InputMTU] = "9000" }, "set the MTU to 9000"},
 		"taken address":  {"10.77.0.1/24", false, nil, "in use by another machine"}, // the network's gateway has it
 		"no DHCPv6":      {control.AddressDHCP6, false, nil, "no DHCP lease: check the network's DHCP server"},
 		"no interface":   {address, false, func(m *xapisim.Machine) { m.VIFs = nil }, "give the VM a VIF"},
