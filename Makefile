@@ -12,6 +12,12 @@ FUZZ    ?= 30s
 CHAOS   ?= 3m
 # The kernel of the delegate's image: debian, or slim (a small one of our own, built from Debian's source)
 KERNEL  ?= debian
+# make bench: the disks' size (empty: 8G, or what the folder has room for), the repetitions, the cases as a regular expression, where
+# the results go
+SIZE    ?=
+REPEAT  ?= 5
+CASES   ?=
+RESULTS ?= bench
 # The version that both programs tell.
 VERSION := $(shell cat VERSION)
 
@@ -81,9 +87,10 @@ nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all 
 	hack/timed fuzz $(MAKE) fuzz
 	hack/timed chaos $(MAKE) chaos
 
-bench: ## the engine against plain reads, on an 8 GiB disk
+bench: ## the engine against the tools that Debian has, into bench/ (SIZE=8G REPEAT=5 CASES=REGEXP RESULTS=bench)
 	hack/deps bench
-	$(GO) run ./qemu-tests/cmd/bench
+	$(GO) build -o $(BIN)/bench ./qemu-tests/cmd/bench
+	$(BIN)/bench -size '$(SIZE)' -repeat $(REPEAT) -cases '$(CASES)' -out '$(RESULTS)'
 
 fuzz: ## every fuzz target for a while each (FUZZ=30s)
 	hack/fuzz $(FUZZ)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -10,195 +9,146 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
+	"regexp"
+	"runtime"
+	"strings"
 	"syscall"
 
-	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/dustin/go-humanize"
 
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/qemu-tests/cmd/bench/dataset"
+	"github.com/understudy-dr/understudy/qemu-tests/cmd/bench/peers"
 )
 
-// Budgets of this stage of the engine.
-const (
-	maxCompare    = 1.3                 // × a plain direct read of what must be read
-	maxRSS        = 96 << 20            // bytes, one end's process
-	maxWireATiB   = 64 << 10            // bytes, unchanged and trusted
-	wireAnExtent  = 40                  // bytes, unchanged and untrusted
-	extentsATiB   = 1 << 40 / (4 << 20) // of 4 MiB
-	changedShare  = 100                 // one block in so many is changed
-	smallDiskSize = manifest.ExtentSize // shows the wire's fixed part
-)
+// options is the command line.
+type options struct {
+	size, thinSize int64
+	dir, out       string
+	roots          []string
+	repeat         int
+	only           *regexp.Regexp
+	thin           string
+}
 
 func main() {
-	size := flag.Int64("size", 8<<30, "size of the disk in bytes")
-	dir := flag.String("dir", "build/bench", "folder for the disks; needs twice the size, and direct I/O")
-	runs := flag.Int("runs", 3, "how often each case is measured, each time after a plain read; the median ratio counts")
-	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *dir, *size, *runs); err != nil {
+	err := func() error {
+		defer stop()
+		if len(os.Args) > 1 && os.Args[1] == peers.LimitCommand {
+			return peers.RunLimit(ctx, os.Args[2:])
+		}
+		o, err := parse(os.Args[1:])
+		if err != nil {
+			return err
+		}
+		return run(ctx, o)
+	}()
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	} else if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
 		os.Exit(1)
 	}
 }
 
-// bench holds the folder, the program under test and the disks.
-type bench struct {
-	program        string
-	dir            string
-	source, target string
-	size           int64
-	runs           int
+func parse(args []string) (o options, err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	size := flags.String("size", "", "size of the disks, as 8G (default 8G, or less where the folder has less than five times that free)")
+	thinSize := flags.String("thin-size", "", "size of the disks over the thin line (default an eighth)")
+	flags.StringVar(&o.dir, "dir", "build/bench", "folder for the disks, which needs direct I/O; emptied afterwards")
+	flags.StringVar(&o.out, "out", "bench", "folder for the results")
+	flags.IntVar(&o.repeat, "repeat", 5, "how often each tool is measured in each case")
+	only := flags.String("cases", "", "only the cases that this regular expression matches, as '^db/'")
+	flags.StringVar(&o.thin, "thin", "100mbit,100ms", "the thin line, as RATE,ROUND TRIP")
+	trees := flags.String("trees", runtime.GOROOT()+":/usr", "folders to take files from, separated by colons")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.repeat < 1 {
+		return o, errors.New("-repeat must be at least 1")
+	}
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, err
+	}
+	o.roots = strings.Split(*trees, ":")
+	if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return o, err
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return o, err
+	}
+	if o.size, err = parseSize(*size); err != nil {
+		return o, err
+	}
+	if o.size == 0 {
+		if o.size, err = sizeFor(o.dir); err != nil {
+			return o, err
+		}
+	}
+	if o.thinSize, err = parseSize(*thinSize); err != nil {
+		return o, err
+	}
+	if o.thinSize == 0 {
+		o.thinSize = max(o.size/8, dataset.MinSize)
+	}
+	return o, nil
 }
 
-// row is one measured case.
-type row struct {
-	name string
-	measured
-	base float64 // seconds of the plain read that it is held against; 0 without
+// parseSize reads a size with a binary unit and rounds it to blocks; empty is 0.
+func parseSize(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	unit := strings.ToUpper(strings.TrimSuffix(strings.TrimSuffix(text, "B"), "i"))
+	if strings.HasSuffix(unit, "K") || strings.HasSuffix(unit, "M") || strings.HasSuffix(unit, "G") || strings.HasSuffix(unit, "T") {
+		unit += "iB"
+	}
+	n, err := humanize.ParseBytes(unit)
+	if err != nil || n > 1<<50 {
+		return 0, fmt.Errorf("size %q: write a number with K, M, G or T", text)
+	}
+	return int64(n) / manifest.BlockSize * manifest.BlockSize, nil
 }
 
-func (r row) ratio() float64 { return r.Wall / r.base }
+// What the folder must hold beside a disk of the size: three more of it, a small one, and room.
+const folderTimesSize = 5
 
-func run(ctx context.Context, dir string, size int64, runs int) (err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func sizeFor(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("room in %s: %w", dir, err)
+	}
+	free := int64(st.Bavail) * st.Bsize
+	for size := int64(8 << 30); size >= 8*dataset.MinSize; size /= 2 {
+		if size*folderTimesSize <= free {
+			return size, nil
+		}
+	}
+	return 0, fmt.Errorf("%s has only %s free: choose another folder with -dir", dir, humanize.IBytes(uint64(free)))
+}
+
+// run measures and reports, also what was measured before an error.
+func run(ctx context.Context, o options) (err error) {
+	began := facts(ctx, o)
+	b := &bench{options: o, program: filepath.Join(o.dir, "understudy")}
+	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	b := &bench{program: filepath.Join(dir, "understudy"), dir: dir, source: filepath.Join(dir, "source.raw"), target: filepath.Join(dir, "target.raw"), size: size, runs: runs}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program, "./cmd/understudy")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build the program under test: %w", err)
 	}
-	fmt.Printf("preparing two disks of %d MiB in %s\n", size>>20, dir)
-	if err := b.prepare(ctx); err != nil {
+	if err := b.measureAll(ctx); err != nil {
 		return err
 	}
-	rows, err := b.measureAll(ctx)
-	if err != nil {
+	if err := b.write(ctx, began); err != nil {
 		return err
 	}
-	return b.report(rows)
-}
-
-// measureAll runs every case. Between cases both disks are equal again.
-func (b *bench) measureAll(ctx context.Context) ([]row, error) {
-	var rows []row
-	for _, c := range []struct {
-		name   string
-		trust  bool
-		change func() error
-	}{
-		{name: "unchanged, trusted", trust: true},
-		{name: "unchanged, untrusted"},
-		{name: "1 % changed, trusted", trust: true, change: b.change},
-		{name: "1 % changed, untrusted", change: b.change},
-		{name: "full copy", change: b.clear},
-	} {
-		fmt.Println("measuring:", c.name)
-		must := []string{b.source}
-		if !c.trust {
-			must = append(must, b.target)
-		}
-		r, err := b.median(ctx, must, func() (measured, error) { return b.understudy(ctx, c.trust, c.change) })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		r.name = c.name
-		rows = append(rows, r)
+	if len(b.failed) > 0 {
+		return fmt.Errorf("not all was measured:\n%s", strings.Join(b.failed, "\n"))
 	}
-	for _, c := range []struct {
-		name   string
-		change func() error
-	}{{"rsync, 1 % changed", b.change}, {"rsync, full copy", b.clear}} {
-		fmt.Println("measuring:", c.name)
-		m, err := b.rsync(ctx, c.change)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		rows = append(rows, row{name: c.name, measured: m})
-	}
-	return rows, nil
-}
-
-// median measures several times, each time right after a plain read of what must
-// be read, and returns the pair with the median ratio: a machine whose speed
-// drifts changes both alike.
-func (b *bench) median(ctx context.Context, must []string, measure func() (measured, error)) (row, error) {
-	var all []row
-	for range b.runs {
-		// The first read is for caches below this machine, which direct I/O
-		// does not pass: without it the run would find them warmed by the read
-		// that it is held against.
-		_, cold := b.plainRead(ctx, must...)
-		plain, err := b.plainRead(ctx, must...)
-		if err := errors.Join(cold, err); err != nil {
-			return row{}, err
-		}
-		m, err := measure()
-		if err := errors.Join(err, ctx.Err()); err != nil {
-			return row{}, err
-		}
-		all = append(all, row{measured: m, base: plain})
-	}
-	slices.SortFunc(all, func(x, y row) int { return cmp.Compare(x.ratio(), y.ratio()) })
-	return all[len(all)/2], nil
-}
-
-// report prints the table and the verdict on each budget.
-func (b *bench) report(rows []row) error {
-	w := table.NewWriter()
-	w.SetOutputMirror(os.Stdout)
-	w.AppendHeader(table.Row{"case", "wall s", "plain read s", "× plain read", "MiB/s", "cpu s", "peak RSS MiB", "read MiB", "wire bytes"})
-	by := make(map[string]row)
-	for _, r := range rows {
-		by[r.name] = r
-		plain, ratio := "–", "–"
-		if r.base > 0 {
-			plain, ratio = fmt.Sprintf("%.2f", r.base), fmt.Sprintf("%.2f", r.ratio())
-		}
-		w.AppendRow(table.Row{r.name, fmt.Sprintf("%.2f", r.Wall), plain, ratio, int(float64(b.size>>20) / r.Wall), fmt.Sprintf("%.2f", r.CPU),
-			fmt.Sprintf("%.1f", float64(r.PeakRSS)/(1<<20)), r.ReadBytes >> 20, r.WireBytes})
-	}
-	w.Render()
-
-	trusted, untrusted := by["unchanged, trusted"], by["unchanged, untrusted"]
-	extents := (b.size + manifest.ExtentSize - 1) / manifest.ExtentSize
-	growth := func(wire, fixed int64, per float64) float64 { return float64(wire-fixed) / float64(extents-1) * per }
-	fixed, err := b.fixedWire()
-	if err != nil {
-		return err
-	}
-	verdicts := []struct {
-		what        string
-		value, most float64
-	}{
-		{"unchanged, trusted: × plain read of the source", trusted.ratio(), maxCompare},
-		{"unchanged, untrusted: × plain read of both", untrusted.ratio(), maxCompare},
-		{"peak RSS of either end, trusted, MiB", float64(trusted.PeakRSS) / (1 << 20), maxRSS >> 20},
-		{"peak RSS of either end, untrusted, MiB", float64(untrusted.PeakRSS) / (1 << 20), maxRSS >> 20},
-		{"peak RSS of either end, full copy, MiB", float64(by["full copy"].PeakRSS) / (1 << 20), maxRSS >> 20},
-		{fmt.Sprintf("unchanged, trusted: wire bytes a TiB, beyond the %d of a connection", fixed[0]), growth(trusted.WireBytes, fixed[0], extentsATiB), maxWireATiB},
-		{fmt.Sprintf("unchanged, untrusted: wire bytes an extent, beyond the %d of a connection", fixed[1]), growth(untrusted.WireBytes, fixed[1], 1), wireAnExtent},
-	}
-	var missed error
-	for _, v := range verdicts {
-		verdict := "ok"
-		if v.value > v.most {
-			verdict = "MISSED"
-			missed = errors.New("a budget is missed; measure again on an idle machine before you believe it")
-		}
-		fmt.Printf("%-6s %s: %.2f (budget %.2f)\n", verdict, v.what, v.value, v.most)
-	}
-	for _, kind := range []string{"1 % changed", "full copy"} {
-		ours, theirs := by[kind], by["rsync, "+kind]
-		if kind == "1 % changed" {
-			ours = by["1 % changed, untrusted"]
-			fmt.Printf("       %s, trusted: %.2f × rsync's wall time\n", kind, by["1 % changed, trusted"].Wall/theirs.Wall)
-		}
-		fmt.Printf("       %s: %.2f × rsync's wall time\n", ours.name, ours.Wall/theirs.Wall)
-	}
-	return missed
+	return nil
 }

@@ -1,232 +1,227 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
+	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"syscall"
+	"slices"
+	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/dustin/go-humanize"
 
-	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/qemu-tests/cmd/bench/dataset"
+	"github.com/understudy-dr/understudy/qemu-tests/cmd/bench/peers"
+	"github.com/understudy-dr/understudy/qemu-tests/cmd/bench/report"
 )
 
-// measured is a row of 'understudy bench --json', or what compares to it.
-type measured struct {
-	Wall      float64 `json:"wall_s"`
-	CPU       float64 `json:"cpu_s"`
-	PeakRSS   int64   `json:"peak_rss_bytes"`
-	ReadBytes int64   `json:"read_bytes"`
-	WireBytes int64   `json:"wire_bytes"`
+// bench is one run of this program.
+type bench struct {
+	options
+	self, program string
+
+	rows   []report.Row
+	ideals map[string]dataset.Ideal // by case
+	sizes  map[string]int64         // of the disk, by case, in bytes
+	fixed  map[string]int64         // wire bytes of a connection, by line and trust
+	about  []report.Fact            // the workloads
+	data   []report.Fact
+	failed []string
+	caches error // why caches were not dropped
 }
 
-// prepare writes two equal disks of content that neither compresses nor repeats.
-func (b *bench) prepare(ctx context.Context) error {
-	r := rand.NewChaCha8([32]byte{1})
-	buf := blockio.AlignedBuffer(blockio.RequestSize)
-	source, err := blockio.Open(b.source, blockio.Options{Create: b.size})
+// measureAll builds the disks of one line after the other, since both would take room, and measures.
+func (b *bench) measureAll(ctx context.Context) error {
+	thin, err := peers.Thin(b.thin)
 	if err != nil {
 		return err
 	}
-	target, err := blockio.Open(b.target, blockio.Options{Create: b.size})
-	if err != nil {
-		return errors.Join(err, source.Close())
-	}
-	for off := int64(0); off < b.size && err == nil; off += int64(len(buf)) {
-		part := buf[:min(int64(len(buf)), b.size-off)]
-		_, _ = r.Read(part) // never fails
-		_, err1 := source.WriteAt(part, off)
-		_, err2 := target.WriteAt(part, off)
-		err = errors.Join(err1, err2, ctx.Err())
-	}
-	return errors.Join(err, source.Flush(), target.Flush(), source.Close(), target.Close())
-}
-
-// plainRead reads disks at the same time, in order, at the engine's queue depth,
-// does nothing with them, and returns the seconds it took.
-func (b *bench) plainRead(ctx context.Context, paths ...string) (float64, error) {
-	if err := dropCaches(); err != nil {
-		return 0, err
-	}
-	start := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
-	for _, path := range paths {
-		group.Go(func() error { return readAll(ctx, path) })
-	}
-	err := group.Wait()
-	return time.Since(start).Seconds(), err
-}
-
-func readAll(ctx context.Context, path string) error {
-	dev, err := blockio.Open(path, blockio.Options{ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	s := blockio.NewScanner(ctx, dev, blockio.ScanOptions{})
-	for {
-		c, err := s.Next()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return errors.Join(err, s.Close(), dev.Close())
+	b.ideals, b.sizes, b.fixed = make(map[string]dataset.Ideal), make(map[string]int64), make(map[string]int64)
+	for _, line := range []struct {
+		peers.Line
+		size int64
+	}{{peers.Loopback(), b.size}, {thin, b.thinSize}} {
+		wanted := slices.DeleteFunc(plan(thin), func(w workload) bool {
+			return w.line.Name != line.Name || !slices.ContainsFunc(w.cases(), b.only.MatchString)
+		})
+		if len(wanted) == 0 {
+			continue
 		}
-		c.Release()
-	}
-}
-
-// understudy measures one run of the engine, after a change of the target.
-func (b *bench) understudy(ctx context.Context, trust bool, change func() error) (measured, error) {
-	if change != nil {
-		if err := change(); err != nil {
-			return measured{}, err
+		if err := b.measureLine(ctx, line.Line, line.size, wanted); err != nil {
+			return err
 		}
 	}
-	return b.engine(ctx, b.source, b.target, trust)
-}
-
-func (b *bench) engine(ctx context.Context, source, target string, trust bool) (m measured, err error) {
-	if err := dropCaches(); err != nil {
-		return m, err
-	}
-	args := []string{"bench", "--json", "--source", source, "--target", target}
-	if trust {
-		args = append(args, "--trust")
-	}
-	c := exec.CommandContext(ctx, b.program, args...)
-	c.Stderr = os.Stderr
-	out, err := c.Output()
-	if err != nil {
-		return m, fmt.Errorf("understudy bench: %w", err)
-	}
-	return m, json.Unmarshal(out, &m)
-}
-
-// fixedWire measures what a connection costs with a disk of one extent, trusted
-// and untrusted.
-func (b *bench) fixedWire() (fixed [2]int64, err error) {
-	source, target := filepath.Join(b.dir, "small-source.raw"), filepath.Join(b.dir, "small-target.raw")
-	for _, path := range []string{source, target} {
-		if err := os.WriteFile(path, make([]byte, smallDiskSize), 0o600); err != nil {
-			return fixed, err
-		}
-	}
-	for i, trust := range []bool{true, false} {
-		m, err := b.engine(context.Background(), source, target, trust)
-		if err != nil {
-			return fixed, err
-		}
-		fixed[i] = m.WireBytes
-	}
-	return fixed, nil
-}
-
-// change writes new content to one block in changedShare of the target, spread
-// over the whole disk; the run then writes the old one back.
-func (b *bench) change() error {
-	f, err := os.OpenFile(b.target, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	r := rand.NewChaCha8([32]byte{2})
-	pick := rand.New(r)
-	block := make([]byte, manifest.BlockSize)
-	blocks := b.size / manifest.BlockSize
-	for first := int64(0); first+changedShare <= blocks && err == nil; first += changedShare {
-		_, _ = r.Read(block) // never fails
-		_, err = f.WriteAt(block, (first+pick.Int64N(changedShare))*manifest.BlockSize)
-	}
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// clear makes the target all holes.
-func (b *bench) clear() error {
-	return errors.Join(os.Truncate(b.target, 0), os.Truncate(b.target, b.size))
-}
-
-// rsync measures, once, rsync through its daemon on loopback. The target is synced
-// within the timed part, as the engine's is.
-func (b *bench) rsync(ctx context.Context, change func() error) (m measured, err error) {
-	dir, err := filepath.Abs(b.dir)
-	if err != nil {
-		return m, err
-	}
-	port, err := freePort()
-	if err != nil {
-		return m, err
-	}
-	conf := filepath.Join(dir, "rsyncd.conf")
-	text := fmt.Sprintf("use chroot = no\nport = %d\naddress = 127.0.0.1\n[disks]\npath = %s\nread only = no\nuid = %d\ngid = %d\n", port, dir, os.Getuid(), os.Getgid())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return m, err
-	}
-	daemon := exec.CommandContext(ctx, "rsync", "--daemon", "--no-detach", "--config", conf)
-	daemon.Stderr = os.Stderr
-	if err := daemon.Start(); err != nil {
-		return m, fmt.Errorf("rsync's daemon: %w; run hack/deps bench", err)
-	}
-	defer func() { _ = daemon.Process.Kill(); _ = daemon.Wait() }()
-	if err := waitFor(ctx, port); err != nil {
-		return m, err
-	}
-	if err := errors.Join(change(), dropCaches()); err != nil {
-		return m, err
-	}
-	c := exec.CommandContext(ctx, "rsync", "--inplace", "--no-whole-file", "--ignore-times", b.source, "rsync://127.0.0.1:"+strconv.Itoa(port)+"/disks/target.raw")
-	c.Stderr = os.Stderr
-	start := time.Now()
-	err = errors.Join(c.Run(), syncFile(b.target))
-	m.Wall = time.Since(start).Seconds()
-	if state := c.ProcessState; state != nil {
-		m.CPU = (state.UserTime() + state.SystemTime()).Seconds() // the client's
-	}
-	return m, err
-}
-
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
-func waitFor(ctx context.Context, port int) error {
-	for range 100 {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			return c.Close()
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return errors.New("rsync's daemon does not listen")
-}
-
-// dropCaches empties the page cache: without it the buffered peers would read
-// from memory. Only root may.
-func dropCaches() error {
-	syscall.Sync()
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		return fmt.Errorf("drop the page cache: %w; run the benchmark as root", err)
+	if len(b.rows) == 0 {
+		return fmt.Errorf("nothing was measured: %s", cmp.Or(strings.Join(b.failed, "\n"), "-cases matches no case"))
 	}
 	return nil
 }
+
+func (b *bench) measureLine(ctx context.Context, line peers.Line, size int64, wanted []workload) (err error) {
+	fmt.Printf("making disks of %s for %s\n", humanize.IBytes(uint64(size)), line.Name)
+	set, err := dataset.Build(ctx, filepath.Join(b.dir, line.Name), size, b.roots)
+	if err != nil {
+		return fmt.Errorf("make the disks: %w", err)
+	}
+	defer func() { err = errors.Join(err, set.Remove()) }()
+	b.data = append(b.data, report.Fact{Name: "disks, " + line.Name, Value: fmt.Sprintf("ext4 of %s, of it %s files of this machine, a database and a film of %s each",
+		humanize.IBytes(uint64(size)), humanize.IBytes(uint64(set.TreeBytes)), humanize.IBytes(uint64(size/16)))})
+	for _, trust := range []bool{false, true} {
+		if err := b.fixedWire(ctx, set.Dir, line, trust); err != nil {
+			return err
+		}
+	}
+	for _, w := range wanted {
+		work, err := set.Workload(w.name)
+		if err != nil {
+			return err
+		}
+		if err := b.measure(ctx, w, work); err != nil {
+			return fmt.Errorf("%s/%s: %w", w.name, w.line.Name, err)
+		}
+		if !slices.ContainsFunc(b.about, func(f report.Fact) bool { return f.Name == work.Name }) {
+			b.about = append(b.about, report.Fact{Name: work.Name, Value: work.About})
+		}
+	}
+	return nil
+}
+
+// entry is one tool in the rounds of a workload.
+type entry struct {
+	tool  peers.Tool
+	trust bool
+	cases []string // in which its row stands
+	rows  []report.Row
+	err   error // a tool that failed is not run again
+}
+
+func (b *bench) measure(ctx context.Context, w workload, work *dataset.Workload) error {
+	if err := work.Prepare(); err != nil {
+		return err
+	}
+	ideal, err := work.Ideal(ctx)
+	if err != nil {
+		return fmt.Errorf("the least that must be sent: %w", err)
+	}
+	var entries []*entry
+	for i, name := range w.cases() {
+		b.ideals[name], b.sizes[name] = ideal, work.Size
+		for _, tool := range []peers.Tool{peers.Limit(b.self), peers.Understudy(b.program)} {
+			entries = append(entries, &entry{tool: tool, trust: i > 0, cases: []string{name}})
+		}
+	}
+	for _, tool := range w.peers {
+		entries = append(entries, &entry{tool: tool, cases: w.cases()})
+	}
+	// What lies below this machine may have a cache too, which a first reading fills for all alike.
+	if _, err := entries[0].tool.Run(ctx, job(w, work, false)); err != nil {
+		return err
+	}
+	work.Untouched()
+	for round := range b.repeat {
+		for _, e := range entries {
+			if e.err != nil {
+				continue
+			}
+			if e.err = b.once(ctx, e, w, work, round == 0); e.err != nil {
+				b.failed = append(b.failed, fmt.Sprintf("%s: %v", e.cases[0], e.err))
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+	}
+	b.collect(w, ideal, entries)
+	return nil
+}
+
+// once prepares the target and runs a tool.
+func (b *bench) once(ctx context.Context, e *entry, w workload, work *dataset.Workload, prove bool) error {
+	if err := work.Prepare(); err != nil {
+		return err
+	}
+	if err := peers.DropCaches(); errors.Is(err, peers.ErrNotRoot) {
+		b.caches = err
+	} else if err != nil {
+		return err
+	}
+	row, err := e.tool.Run(ctx, job(w, work, e.trust))
+	if err != nil {
+		return err
+	}
+	e.rows = append(e.rows, row)
+	fmt.Printf("%s  %-36s %-12s %8.2f s %12d wire bytes\n", time.Now().Format(time.TimeOnly), e.cases[0], e.tool.Name, row.Wall, row.WireBytes)
+	if e.tool.Name == report.Limit {
+		work.Untouched()
+		return nil
+	}
+	if prove {
+		if err := work.Verify(ctx); err != nil {
+			return fmt.Errorf("%s has left a wrong target: %w", e.tool.Name, err)
+		}
+	}
+	work.Done()
+	return nil
+}
+
+func job(w workload, work *dataset.Workload, trust bool) peers.Job {
+	return peers.Job{Dir: work.Dir(), Source: work.Source(), Target: work.Target(), Trust: trust, FullCopy: work.FullCopy(), Line: w.line}
+}
+
+// collect adds the medians to the rows, case by case.
+func (b *bench) collect(w workload, ideal dataset.Ideal, entries []*entry) {
+	for _, name := range w.cases() {
+		for _, e := range entries {
+			if len(e.rows) == 0 || !slices.Contains(e.cases, name) {
+				continue
+			}
+			row := report.Median(e.rows)
+			row.Case = name
+			if e.tool.Name == report.Limit {
+				limitOf(&row, w.line, ideal)
+			}
+			if b.caches != nil {
+				row.Note += "; " + b.caches.Error()
+			}
+			row.Allowed = allowed(row)
+			b.rows = append(b.rows, row)
+		}
+	}
+}
+
+// limitOf completes the limit's row with what must pass the line, and how long that takes.
+func limitOf(row *report.Row, line peers.Line, ideal dataset.Ideal) {
+	row.WireBytes = ideal.Raw
+	what := "the wire bytes are those of the blocks that differ, are not zero and are held nowhere in the target"
+	if line.Flag != "" {
+		row.WireBytes = min(ideal.Compressed, ideal.PartsCompressed)
+		what = "the wire bytes are zstd's, block by block, of their 4 KiB parts that differ"
+		// One round trip opens a connection, another one gets the last answer.
+		passes := float64(row.WireBytes)/float64(max(line.Spec.Rate, 1)) + 2*line.Spec.RTT.Seconds()
+		if line.Spec.Rate > 0 && passes > row.Wall {
+			row.Wall = math.Round(passes*1e6) / 1e6
+			what += "; the wall time is theirs on the line, computed"
+		}
+	}
+	row.Note = "direct I/O at queue depth 16, nothing compared; " + what + "; " + row.Note
+}
+
+// fixedWire measures what a connection costs with disks of one empty extent.
+func (b *bench) fixedWire(ctx context.Context, dir string, line peers.Line, trust bool) error {
+	j := peers.Job{Dir: dir, Source: "small-source.raw", Target: "small-target.raw", Trust: trust, Line: line}
+	for _, name := range []string{j.Source, j.Target} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, manifest.ExtentSize), 0o600); err != nil {
+			return err
+		}
+	}
+	row, err := peers.Understudy(b.program).Run(ctx, j)
+	b.fixed[fixedKey(line.Name, trust)] = row.WireBytes
+	return err
+}
+
+func fixedKey(line string, trust bool) string { return fmt.Sprint(line, trust) }
