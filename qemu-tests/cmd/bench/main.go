@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 
@@ -61,7 +60,7 @@ func parse(args []string) (o options, err error) {
 	flags.IntVar(&o.repeat, "repeat", 5, "how often each tool is measured in each case")
 	only := flags.String("cases", "", "only the cases that this regular expression matches, as '^db/'")
 	flags.StringVar(&o.thin, "thin", "100mbit,100ms", "the thin line, as RATE,ROUND TRIP")
-	trees := flags.String("trees", runtime.GOROOT()+":/usr", "folders to take files from, separated by colons")
+	trees := flags.String("trees", "", "folders to take files from, separated by colons (default that of Go, and /usr)")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -71,7 +70,13 @@ func parse(args []string) (o options, err error) {
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return o, err
 	}
-	o.roots = strings.Split(*trees, ":")
+	if o.roots = strings.Split(*trees, ":"); *trees == "" {
+		out, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			return o, fmt.Errorf("the folder of Go: %w", err)
+		}
+		o.roots = []string{strings.TrimSpace(string(out)), "/usr"}
+	}
 	if o.dir, err = filepath.Abs(o.dir); err != nil {
 		return o, err
 	}
