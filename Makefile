@@ -22,7 +22,7 @@ RESULTS ?= bench
 VERSION := $(shell cat VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ci nightly bench bench-boot vuln fuzz chaos build image image-lock e2e xen xen-hvm clean
+.PHONY: help demo test lint ci nightly bench bench-boot scale vuln fuzz chaos build image image-lock e2e xen xen-hvm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -86,11 +86,16 @@ nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all 
 	hack/timed image $(MAKE) image
 	hack/timed fuzz $(MAKE) fuzz
 	hack/timed chaos $(MAKE) chaos
+	hack/timed scale $(MAKE) scale ALL=1
 
 bench: ## the engine against the tools that Debian has, into bench/ (SIZE=8G REPEAT=5 CASES=REGEXP RESULTS=bench)
 	hack/deps bench
 	$(GO) build -o $(BIN)/bench ./qemu-tests/cmd/bench
 	$(BIN)/bench -size '$(SIZE)' -repeat $(REPEAT) -cases '$(CASES)' -out '$(RESULTS)'
+
+scale: ## a disk of 2 TiB, made up, moved within a delegate's memory (ALL=1: and read to its last byte)
+	hack/deps bench
+	$(GO) run ./qemu-tests/cmd/scale $(if $(ALL),--all)
 
 fuzz: ## every fuzz target for a while each (FUZZ=30s)
 	hack/fuzz $(FUZZ)
