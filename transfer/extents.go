@@ -180,6 +180,9 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 		defer close(todo)
 		defer close(ordered)
 		for number := range g.Extents() {
+			if assumed.skips(number) {
+				continue
+			}
 			assumed.lookAhead(number)
 			read, _, _ := assumed.split(number)
 			e, err := nextExtent(scanner, g, number, read, p)

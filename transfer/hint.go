@@ -73,6 +73,7 @@ type assumptions struct {
 	asked       uint32 // Base was asked for the blocks it must give below
 	outstanding int    // and has not given so many
 
+	sample  *Sample  // what alone is looked at; nil: everything
 	checked []uint32 // extents of the slice: assumed, but read; ascending
 	result  HintResult
 }
@@ -225,7 +226,7 @@ func (a *assumptions) sliced() (extents []uint32, next uint32) {
 
 // test reads the slice, and disables a hint that is wrong.
 func (a *assumptions) test(ctx context.Context, src Source, key manifest.Key, pool *blockio.Pool, depth int, p *Progress) error {
-	if a.only == nil {
+	if a.only == nil || a.sample != nil {
 		return nil
 	}
 	err := a.check(ctx, src, key, pool, depth, p)
