@@ -127,6 +127,9 @@ func (r *RootHasher) Add(extent Digest) {
 	r.added++
 }
 
+// Added is the number of extent digests taken so far, and so the extent whose digest is next.
+func (r *RootHasher) Added() uint32 { return r.added }
+
 // Sum returns the root; it may be called again. It is an ErrInvalid when the geometry is, or when more or fewer digests were added than it has
 // extents.
 func (r *RootHasher) Sum() (Digest, error) {

@@ -10,14 +10,14 @@ import (
 // compare decides for each extent whether the sink holds it. It closes todo only
 // when it has seen the whole source.
 func (s *sendSession) compare(ctx context.Context) error {
-	m := open{mode: modeScan, size: s.geometry.Size, key: s.key.ID(), task: s.Task}
+	m := open{mode: modeScan, start: s.Start, size: s.geometry.Size, key: s.key.ID(), task: s.Task}
 	if s.Trusted != nil {
 		m.mode = modeTrusted
 	}
 	if err := s.Conn.WriteFrame(ctx, typeOpen, m.append(nil)); err != nil {
 		return err
 	}
-	count := uint32(0)
+	count := s.Start
 	for {
 		var e *extent
 		var more bool

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
 )
 
 // Stage names a part of the pipeline whose busy time is counted.
@@ -24,10 +26,10 @@ var stages = [...]Stage{StageRead, StageHash, StageCompress, StageLine, StageWri
 
 // Counters tell what one end of one transfer did, in bytes unless said. Same,
 // Zero, Copied and Sent are content by verdict and add up to the logical size
-// when a transfer is complete.
+// when a transfer from the beginning is complete.
 type Counters struct {
 	Size      int64 `json:"size"`              // logical size
-	Processed int64 `json:"processed"`         // settled so far, for progress
+	Processed int64 `json:"processed"`         // settled so far, what lies below the start included
 	Read      int64 `json:"read"`              // read from this end's disk, re-reads included
 	Assumed   int64 `json:"assumed,omitempty"` // of this end's disk not read, for a hint
 	Written   int64 `json:"written"`           // written to this end's disk, zeroes not included
@@ -90,6 +92,12 @@ func (c Counters) Add(o Counters) Counters {
 	}
 	c.Busy = busy
 	return c
+}
+
+// begin sets the size of a transfer that starts at an extent.
+func (p *Progress) begin(g manifest.Geometry, start uint32) {
+	p.size.Store(g.Size)
+	p.processed.Store(bytesBelow(g, start))
 }
 
 // watchWire makes f's value part of Wire.

@@ -20,6 +20,17 @@
 //   - Neither end waits for a write of its own while it should read, so the
 //     conversation cannot lock up: see netproto on flow control.
 //
+// # Resuming
+//
+// A transfer that was cut is carried on by another one that starts at the
+// watermark, an extent below which everything is durable at the sink and recorded.
+// Neither end looks at what lies below. The result digest, the verdicts and the
+// records of an attempt cover the extents from its start; a root covers the whole
+// disk, and so is computed only by whoever has seen all of it: a RootHasher that is
+// given to each attempt takes every extent once. What the sink wrote beyond its
+// watermark before the cut is found there, by the scan or, when trusted, by reading
+// offered blocks before they are asked for, and does not travel again.
+//
 // Every wait ends with the context, and every goroutine ends before the function
 // that started it returns.
 package transfer

@@ -156,11 +156,11 @@ func scarce(memory int64) bool { return memory != 0 && memory < DefaultMemory/2 
 func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 
 // scanExtents reads a disk up to its logical size, in order, and hashes on all
-// cores. It calls visit for each extent in order; visit owns one hold on it. What
-// is assumed is not read.
+// cores. It calls visit for each extent from start on, in order; visit owns one
+// hold on it. What is assumed is not read.
 //
 //	disk ─ reads in flight ─> extents ─> hashers ─> in order ─> visit
-func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, visit func(*extent) error) error {
+func scanExtents(ctx context.Context, src Source, g manifest.Geometry, start uint32, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, visit func(*extent) error) error {
 	workers := hashers()
 	buffers, depth, _ := t.buffers(workers)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -171,7 +171,7 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 	}
 	group, ctx := newGroup(ctx)
 	scanner := blockio.NewScanner(ctx, src, blockio.ScanOptions{
-		QueueDepth: depth, Pool: pool, End: g.Size, Only: assumed.only,
+		QueueDepth: depth, Pool: pool, Start: bytesBelow(g, start), End: g.Size, Only: assumed.only,
 	})
 	todo := make(chan *extent)
 	ordered := make(chan *extent, workers)
@@ -179,7 +179,7 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, key manif
 	group.Go(func() error {
 		defer close(todo)
 		defer close(ordered)
-		for number := range g.Extents() {
+		for number := start; number < g.Extents(); number++ {
 			if assumed.skips(number) {
 				continue
 			}
@@ -306,28 +306,29 @@ func (e *extent) hash(ctx context.Context, h *manifest.Hasher, g manifest.Geomet
 	return nil
 }
 
-// Scan reads and hashes a disk and returns its root. Extents that differ from
+// Scan reads and hashes a disk and returns its root, which is zero when it does
+// not start at the beginning. Extents that differ from
 // spec.Known go to spec.Records.
 func Scan(ctx context.Context, spec ScanSpec) (ScanResult, error) {
 	g := manifest.Geometry{Size: spec.Size}
 	p := orNew(spec.Progress)
-	if err := checkKnown(g, spec.Known); err != nil {
+	if err := errors.Join(checkKnown(g, spec.Known), checkStart(g, spec.Start)); err != nil {
 		return ScanResult{}, err
 	}
 	assumed, err := newAssumptions(spec.Hint, g, spec.Key)
 	if err != nil {
 		return ScanResult{}, err
 	}
-	p.size.Store(spec.Size)
-	root := spec.Key.NewRoot(g)
-	rec := newRecorder(spec.Known, spec.Records)
-	group, ctx := newGroup(ctx)
-	group.Go(func() error { return rec.run(ctx) })
-	group.Go(func() error {
-		defer rec.finish()
-		return scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
+	p.begin(g, spec.Start)
+	root, err := rootFrom(nil, spec.Key, g, spec.Start)
+	if err != nil {
+		return ScanResult{}, err
+	}
+	rec := newRecorder(spec.Known, spec.Records, spec.Start)
+	err = rec.during(ctx, func(ctx context.Context) error {
+		return scanExtents(ctx, spec.Source, g, spec.Start, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
 			defer e.release()
-			root.Add(e.digest)
+			root.add(e)
 			if err := rec.addExtent(ctx, e); err != nil {
 				return err
 			}
@@ -337,10 +338,10 @@ func Scan(ctx context.Context, spec ScanSpec) (ScanResult, error) {
 			return nil
 		})
 	})
-	if err := group.Wait(); err != nil {
+	if err != nil {
 		return ScanResult{Hint: assumed.result}, err
 	}
-	sum, err := root.Sum()
+	sum, err := root.sum()
 	return ScanResult{Root: sum, Hint: assumed.result}, err
 }
 

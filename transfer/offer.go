@@ -15,7 +15,7 @@ import (
 // comparison has come.
 func (s *sendSession) offer(ctx context.Context) error {
 	list := newResultDigest()
-	passed := uint32(0)
+	passed := s.Start
 	tell := func(n uint32) error {
 		if n <= passed {
 			return nil

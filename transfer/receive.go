@@ -25,8 +25,9 @@ type receiver struct {
 	records  *recorder
 	seen     *index // what the target holds, as a hint
 	list     *resultDigest
-	root     *manifest.RootHasher // nil when trusted
-	assumed  *assumptions         // of the target's scan
+	root     *rootHasher  // nil when trusted
+	from     uint32       // the conversation's first extent
+	assumed  *assumptions // of the target's scan
 	result   ReceiveResult
 
 	offers chan *item
@@ -40,6 +41,8 @@ type receiver struct {
 	reached uint32             // every extent below is in queue or settled
 	passed  uint32             // what PASSED said last
 	acked   uint32             // what ACK said last
+	durable uint32             // every extent below was flushed
+	checks  int                // blocks to look at before they are asked for
 	queue   []*item            // extents in order, from the watermark on
 	open    map[uint32]*item   // offered, not settled
 	waiting map[shortDigest][]place
@@ -95,6 +98,7 @@ func Receive(ctx context.Context, spec ReceiveSpec) (ReceiveResult, error) {
 	stats := r.Conn.Stats()
 	r.progress.spent(StageLine, stats.WriteBlocked)
 	r.result.Counters, r.result.Hint = r.progress.Snapshot(), r.assumed.result
+	r.result.Watermark = r.records.taken(r.durable)
 	if err != nil {
 		closeWith(r.Conn, err)
 		return r.result, fmt.Errorf("receive %s: %w", r.Task, err)
@@ -104,7 +108,7 @@ func Receive(ctx context.Context, spec ReceiveSpec) (ReceiveResult, error) {
 
 func newReceiver(spec ReceiveSpec) (*receiver, error) {
 	g := manifest.Geometry{Size: spec.Size}
-	if err := checkKnown(g, spec.Known); err != nil {
+	if err := errors.Join(checkKnown(g, spec.Known), checkStart(g, spec.Start)); err != nil {
 		return nil, err
 	}
 	if spec.Target.Size() < spec.Size {
@@ -118,17 +122,22 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 		return nil, err
 	}
 	r := &receiver{
-		assumed: assumed, ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records),
+		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records, spec.Start),
+		assumed: assumed, durable: spec.Start,
 		seen: newIndex(spec.Memory), list: newResultDigest(),
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
 		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
 		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest][]place),
 	}
+	r.Conn = cuttable{spec.Conn}
 	r.result.Trusted = spec.Trusted
 	if !spec.Trusted {
-		r.root = spec.Key.NewRoot(g)
+		var err error
+		if r.root, err = rootFrom(spec.Root, spec.Key, g, spec.Start); err != nil {
+			return nil, err
+		}
 	}
-	r.progress.size.Store(spec.Size)
+	r.progress.begin(g, spec.Start)
 	r.progress.watchWire(func() int64 { stats := r.Conn.Stats(); return stats.BytesRead + stats.BytesWritten })
 	return r, nil
 }
@@ -137,22 +146,23 @@ func (r *receiver) run(ctx context.Context) error {
 	if err := r.opened(ctx); err != nil {
 		return err
 	}
-	group, ctx := newGroup(ctx)
-	group.Go(func() error {
-		defer close(r.offers)
-		defer close(r.data)
-		return r.listen(ctx)
+	err := r.records.during(ctx, func(ctx context.Context) error {
+		group, ctx := newGroup(ctx)
+		group.Go(func() error {
+			defer close(r.offers)
+			defer close(r.data)
+			return r.listen(ctx)
+		})
+		group.Go(func() error { return r.resolve(ctx) })
+		for range cap(r.data) {
+			group.Go(func() error { return r.write(ctx) })
+		}
+		if !r.Trusted {
+			group.Go(func() error { return r.scan(ctx) })
+		}
+		group.Go(func() error { return r.acknowledge(ctx) })
+		return group.Wait()
 	})
-	group.Go(func() error { return r.resolve(ctx) })
-	for range cap(r.data) {
-		group.Go(func() error { return r.write(ctx) })
-	}
-	if !r.Trusted {
-		group.Go(func() error { return r.scan(ctx) })
-	}
-	group.Go(func() error { return r.acknowledge(ctx) })
-	group.Go(func() error { return r.records.run(ctx) })
-	err := group.Wait()
 	for f := range r.data { // after a failure
 		f.Release()
 	}
@@ -182,6 +192,13 @@ func (r *receiver) opened(ctx context.Context) error {
 		return fmt.Errorf("%w: the sender's digest key is %s, this end's %s; both delegates need the domain's key", ErrTask, m.key, r.Key.ID())
 	case (m.mode == modeTrusted) != r.Trusted:
 		return fmt.Errorf("%w: the ends disagree on whether the target is trusted", ErrTask)
+	case m.start > r.Start:
+		return fmt.Errorf("%w: the sender starts at extent %d, this end is known to be durable below %d", ErrTask, m.start, r.Start)
+	}
+	r.from, r.reached, r.passed, r.acked = m.start, m.start, m.start, m.start
+	r.progress.begin(r.geometry, m.start)
+	if r.Resumed && r.Trusted {
+		r.checks = resumeChecks
 	}
 	return nil
 }
@@ -349,7 +366,7 @@ func (r *receiver) pop() {
 			r.list.add(it.number, it.offer.blocks, it.blocks)
 		}
 		if r.root != nil {
-			r.root.Add(it.digest)
+			r.root.take(it.number, it.digest)
 		}
 		r.queue[n] = nil
 		n++
@@ -369,7 +386,7 @@ func (r *receiver) watermark() uint32 {
 // scan reads the target, at most scanWindow extents beyond PASSED, and tells the
 // sender what it holds.
 func (r *receiver) scan(ctx context.Context) error {
-	batch := baseline{digests: make([]manifest.Digest, 0, baselineBatch)}
+	batch := baseline{first: r.from, digests: make([]manifest.Digest, 0, baselineBatch)}
 	flush := func() error {
 		if len(batch.digests) == 0 {
 			return nil
@@ -378,7 +395,7 @@ func (r *receiver) scan(ctx context.Context) error {
 		batch = baseline{first: batch.first + uint32(len(batch.digests)), digests: batch.digests[:0]}
 		return err
 	}
-	err := scanExtents(ctx, r.Target, r.geometry, r.Key, r.Tuning, r.progress, r.assumed, func(e *extent) error {
+	err := scanExtents(ctx, r.Target, r.geometry, r.from, r.Key, r.Tuning, r.progress, r.assumed, func(e *extent) error {
 		e.release()
 		for r.ahead(e.number) >= scanWindow {
 			if err := flush(); err != nil {

@@ -19,19 +19,58 @@ const maxRecords = 2048
 type recorder struct {
 	known []manifest.Digest
 	fn    RecordFunc
+	start uint32 // what lies below was recorded before
 
 	mu        sync.Mutex
 	waiting   []manifest.Record
 	watermark uint32
+	told      uint32 // what lies below was taken
 	finished  bool
 	changed   chan struct{} // closed and replaced at every change
 }
 
-func newRecorder(known []manifest.Digest, fn RecordFunc) *recorder {
+func newRecorder(known []manifest.Digest, fn RecordFunc, start uint32) *recorder {
 	if fn == nil {
 		return nil
 	}
-	return &recorder{known: known, fn: fn, changed: make(chan struct{})}
+	return &recorder{known: known, fn: fn, start: start, watermark: start, told: start, changed: make(chan struct{})}
+}
+
+// during hands out records while stages run. When they fail it hands out what is
+// durable all the same, for as long as the caller's context lasts: another attempt
+// goes on from there.
+func (r *recorder) during(ctx context.Context, stages func(context.Context) error) error {
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var handing sync.WaitGroup
+	var failed error
+	handing.Go(func() {
+		if failed = r.guarded(ctx); failed != nil {
+			cancel(failed)
+		}
+	})
+	err := stages(inner)
+	r.finish()
+	handing.Wait()
+	if err != nil {
+		return err
+	}
+	return failed
+}
+
+func (r *recorder) guarded(ctx context.Context) (err error) {
+	defer guard(&err)
+	return r.run(ctx)
+}
+
+// taken is how much of what is durable was recorded too.
+func (r *recorder) taken(durable uint32) uint32 {
+	if r == nil {
+		return durable
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return min(durable, r.told)
 }
 
 // wake tells all who wait that something changed. r.mu is held.
@@ -43,7 +82,7 @@ func (r *recorder) wake() {
 // add takes an extent's digests; it waits while too many records are held. The
 // slice must not change afterwards.
 func (r *recorder) add(ctx context.Context, number uint32, digest manifest.Digest, blocks []manifest.Digest) error {
-	if r == nil || (r.known != nil && r.known[number] == digest) {
+	if r == nil || number < r.start || (r.known != nil && r.known[number] == digest) {
 		return nil
 	}
 	r.mu.Lock()
@@ -112,17 +151,16 @@ func (r *recorder) run(ctx context.Context) error {
 	if r == nil {
 		return nil
 	}
-	told := uint32(0)
 	for {
 		r.mu.Lock()
-		for r.watermark == told && !r.finished {
+		for r.watermark == r.told && !r.finished {
 			if err := r.wait(ctx); err != nil {
 				r.mu.Unlock()
 				return err
 			}
 		}
 		watermark := r.watermark
-		if watermark == told {
+		if watermark == r.told {
 			r.mu.Unlock()
 			return nil
 		}
@@ -136,8 +174,8 @@ func (r *recorder) run(ctx context.Context) error {
 		if err := r.fn(ctx, watermark, durable); err != nil {
 			return err
 		}
-		told = watermark
 		r.mu.Lock()
+		r.told = watermark
 		r.wake()
 		r.mu.Unlock()
 	}

@@ -58,6 +58,10 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 	var zero, same uint64
 	var candidates []*candidate
 	digest, source := 0, 0
+	there, err := v.there(ctx, it)
+	if err != nil {
+		return 0, err
+	}
 	for b := range ones(m.blocks) {
 		length := blockLength(v.geometry, it.number, b)
 		if m.zero>>b&1 == 1 {
@@ -77,7 +81,7 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 			from, held = m.sources[source], true
 			source++
 		}
-		if !v.Trusted && it.blocks[b].Short() == short {
+		if there>>b&1 == 1 || !v.Trusted && it.blocks[b].Short() == short {
 			same |= 1 << b
 			continue
 		}

@@ -17,13 +17,15 @@ import (
 // reading stops and the error joins theirs.
 func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 	g := manifest.Geometry{Size: spec.Size}
-	if err := checkSend(g, spec); err != nil {
-		for _, s := range spec.Sinks {
-			closeWith(s.Conn, err)
-		}
-		return SendResult{}, err
+	err := checkSend(g, spec)
+	var root *rootHasher
+	var assumed *assumptions
+	if err == nil {
+		root, err = rootFrom(spec.Root, spec.Key, g, firstOf(spec.Sinks))
 	}
-	assumed, err := newAssumptions(spec.Hint, g, spec.Key)
+	if err == nil {
+		assumed, err = newAssumptions(spec.Hint, g, spec.Key)
+	}
 	if err != nil {
 		for _, s := range spec.Sinks {
 			closeWith(s.Conn, err)
@@ -31,7 +33,8 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		return SendResult{}, err
 	}
 	p := orNew(spec.Progress)
-	p.size.Store(spec.Size)
+	start := firstOf(spec.Sinks)
+	p.begin(g, start)
 	_, _, keep := spec.buffers(hashers())
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -45,17 +48,19 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		sessions[i] = s
 		running.Go(func() {
 			err := s.run(ctx)
-			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot()}
+			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot(), Watermark: s.records.taken(s.acked.Load())}
 			if err != nil && failures.add() == len(sessions) {
 				cancel(errNoSink)
 			}
 		})
 	}
-	root := spec.Key.NewRoot(g)
-	err = scanExtents(ctx, spec.Source, g, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
+	err = scanExtents(ctx, spec.Source, g, start, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
 		defer e.release()
-		root.Add(e.digest)
+		root.add(e)
 		for _, s := range sessions {
+			if e.number < s.Start {
+				continue
+			}
 			e.holders.Add(1)
 			if !s.take(ctx, e) {
 				e.release()
@@ -80,7 +85,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 	if err != nil {
 		return SendResult{Sinks: results, Hint: assumed.result}, fmt.Errorf("read the source: %w", err)
 	}
-	sum, err := root.Sum()
+	sum, err := root.sum()
 	return SendResult{Root: sum, Sinks: results, Hint: assumed.result}, err
 }
 
@@ -106,6 +111,9 @@ func checkSend(g manifest.Geometry, spec SendSpec) error {
 		return fmt.Errorf("%w: %d sinks; 1 to %d can be fed at once", ErrTask, len(spec.Sinks), MaxSinks)
 	}
 	for _, s := range spec.Sinks {
+		if err := checkStart(g, s.Start); err != nil {
+			return err
+		}
 		if len(s.Task) < 1 || len(s.Task) > maxTask {
 			return fmt.Errorf("%w: a task's name has 1 to %d bytes, this one %d", ErrTask, maxTask, len(s.Task))
 		}
@@ -135,13 +143,13 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 	group.Go(func() error {
 		sent, sendErr = Send(ctx, SendSpec{
 			Source: spec.Source, Size: spec.Size, Key: spec.Key, Known: spec.Known, Hint: spec.Hint, Tuning: half, Progress: progress,
-			Sinks: []SinkSpec{{Conn: near, Task: "copy", Trusted: spec.Trusted, Records: spec.Records, Progress: progress}},
+			Sinks: []SinkSpec{{Conn: near, Task: "copy", Trusted: spec.Trusted, Start: spec.Start, Records: spec.Records, Progress: progress}},
 		})
 		return sendErr
 	})
 	group.Go(func() error {
 		received, receiveErr = Receive(ctx, ReceiveSpec{
-			Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Trusted: spec.Trusted != nil, Tuning: half,
+			Conn: far, Task: "copy", Target: spec.Target, Size: spec.Size, Key: spec.Key, Trusted: spec.Trusted != nil, Start: spec.Start, Resumed: spec.Resumed, Tuning: half,
 		})
 		return receiveErr
 	})

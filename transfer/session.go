@@ -66,7 +66,7 @@ type pending struct {
 func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int) *sendSession {
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
-		records: newRecorder(spec.Known, sink.Records), packer: newPacker(spec.Compression),
+		records: newRecorder(spec.Known, sink.Records, sink.Start), packer: newPacker(spec.Compression),
 		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *pending, maxOffers),
 		nudge: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
 		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), keep: keep,
@@ -75,6 +75,11 @@ func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int)
 		s.seen = newIndex(spec.Memory)
 	}
 	s.grace.Store(int64(minGrace))
+	s.compared.Store(sink.Start)
+	s.told.Store(sink.Start)
+	s.acked.Store(sink.Start)
+	s.baseline.first = sink.Start
+	s.Conn = cuttable{sink.Conn}
 	return s
 }
 
@@ -93,15 +98,16 @@ func (s *sendSession) take(ctx context.Context, e *extent) bool {
 
 func (s *sendSession) run(ctx context.Context) error {
 	defer close(s.done)
-	s.progress.size.Store(s.geometry.Size)
+	s.progress.begin(s.geometry, s.Start)
 	s.progress.watchWire(func() int64 { stats := s.Conn.Stats(); return stats.BytesRead + stats.BytesWritten })
-	group, ctx := newGroup(ctx)
-	group.Go(func() error { return s.receive(ctx) })
-	group.Go(func() error { return s.compare(ctx) })
-	group.Go(func() error { return s.offer(ctx) })
-	group.Go(func() error { return s.deliver(ctx) })
-	group.Go(func() error { return s.records.run(ctx) })
-	err := group.Wait()
+	err := s.records.during(ctx, func(ctx context.Context) error {
+		group, ctx := newGroup(ctx)
+		group.Go(func() error { return s.receive(ctx) })
+		group.Go(func() error { return s.compare(ctx) })
+		group.Go(func() error { return s.offer(ctx) })
+		group.Go(func() error { return s.deliver(ctx) })
+		return group.Wait()
+	})
 	s.drop()
 	stats := s.Conn.Stats()
 	s.progress.spent(StageLine, stats.WriteBlocked+stats.WindowBlocked)
@@ -109,7 +115,8 @@ func (s *sendSession) run(ctx context.Context) error {
 		closeWith(s.Conn, err)
 		return fmt.Errorf("send %s: %w", s.Task, err)
 	}
-	return s.Conn.Close()
+	_ = s.Conn.Close() // the sink has said its last word: whether ours arrives changes nothing
+	return nil
 }
 
 // receive takes the sink's frames.
@@ -201,16 +208,16 @@ func (s *sendSession) conclude(m result) error {
 	switch {
 	case m.result != s.result:
 		return fmt.Errorf("%w: the sink accepted %s, this side offered %s; run again without trust", ErrMismatch, m.result, s.result)
-	case m.bytesTotal != s.geometry.Size:
-		return malformed("RESULT", "it covers %d of %d bytes", m.bytesTotal, s.geometry.Size)
+	case m.bytesTotal != s.geometry.Size-bytesBelow(s.geometry, s.Start):
+		return malformed("RESULT", "it covers %d bytes of %d from extent %d on", m.bytesTotal, s.geometry.Size, s.Start)
 	case m.sent != s.progress.sent.Load():
 		return malformed("RESULT", "it counts %d bytes sent, this side %d", m.sent, s.progress.sent.Load())
 	}
 	s.progress.same.Store(m.same)
 	s.progress.zero.Store(m.zero)
 	s.progress.copied.Store(m.copied)
+	s.acked.Store(s.geometry.Extents())
 	s.records.advance(s.geometry.Extents())
-	s.records.finish()
 	close(s.over)
 	return nil
 }

@@ -83,6 +83,8 @@ type SendSpec struct {
 	// Known, when set, is the cached manifest against which a disk's
 	// records and root are reported; nil reports every extent.
 	Known []manifest.Digest
+	// Root, when set, goes on from an earlier attempt; see Resuming.
+	Root *manifest.RootHasher
 	Tuning
 	Progress *Progress // optional; counts reading and hashing
 }
@@ -98,6 +100,8 @@ type SinkSpec struct {
 	// Trusted, when set, is the sink's content: the sink is not scanned.
 	// nil means that the sink scans itself (untrusted).
 	Trusted Baseline
+	// Start is the first extent to send; see Resuming.
+	Start uint32
 	// Records, when set, takes what became durable at this sink.
 	Records  RecordFunc
 	Progress *Progress // optional; counts verdicts and the line
@@ -105,8 +109,10 @@ type SinkSpec struct {
 
 // SendResult is what a sender knows at the end.
 type SendResult struct {
-	Root  manifest.Digest // of the source, over the logical size
-	Sinks []SinkResult    // one for each sink of the spec, in its order
+	// Root is that of the source over the logical size; zero when the sinks
+	// start further on and no Root came with the spec.
+	Root  manifest.Digest
+	Sinks []SinkResult // one for each sink of the spec, in its order
 	Hint  HintResult
 }
 
@@ -117,6 +123,9 @@ type SinkResult struct {
 	// Result is the digest over all that was offered, equal on both ends.
 	Result   manifest.Digest
 	Counters Counters
+	// Watermark is the extent from which another attempt can go on: what lies
+	// below is durable at the sink, and its records were taken.
+	Watermark uint32
 }
 
 // ReceiveSpec is the receiver's side.
@@ -130,6 +139,12 @@ type ReceiveSpec struct {
 	// Trusted says that the sender was given this target's manifest, so
 	// that the target is not scanned.
 	Trusted bool
+	// Start is the last extent at which the sender may start: all below is
+	// settled and durable here. See Resuming.
+	Start uint32
+	// Resumed says that an attempt before this one may have written beyond Start.
+	Resumed bool
+	Root    *manifest.RootHasher // as in SendSpec; of an untrusted receiver
 	// Known and Records report from this end, as in SendSpec and SinkSpec.
 	// Only an untrusted receiver can: a trusted one does not know the
 	// digests of blocks that did not change.
@@ -141,11 +156,19 @@ type ReceiveSpec struct {
 
 // ReceiveResult is what a receiver knows at the end.
 type ReceiveResult struct {
-	Trusted  bool
-	Result   manifest.Digest
-	Root     manifest.Digest // of the target as verified; zero when trusted
+	Trusted bool
+	Result  manifest.Digest
+	// Root is that of the target as verified; zero when trusted, or when Start
+	// is further on and no Root came with the spec.
+	Root     manifest.Digest
 	Counters Counters
 	Hint     HintResult
+	// Watermark is what the next attempt may have as its Start.
+	Watermark uint32
+	// Agreed says that the target has the sender's content, durably, and the
+	// sender's digest over all that was offered is this end's. An error that
+	// comes then is that the sender was maybe not told.
+	Agreed bool
 }
 
 // ScanResult is what a scan found.
@@ -162,6 +185,7 @@ type ScanSpec struct {
 	Key     manifest.Key
 	Known   []manifest.Digest
 	Records RecordFunc // extents that differ from Known; watermark: read so far
+	Start   uint32     // first extent to read; when it is not 0 there is no root
 	Tuning
 	Progress *Progress
 }
@@ -176,6 +200,8 @@ type CopySpec struct {
 	Trusted Baseline
 	Known   []manifest.Digest
 	Records RecordFunc
+	Start   uint32 // first extent to copy; when it is not 0 there is no root
+	Resumed bool   // as in ReceiveSpec
 	Tuning
 	Progress *Progress
 }
@@ -188,6 +214,9 @@ var (
 	ErrMismatch = errors.New("transfer: content does not match its digest")
 	// ErrTask is a peer that was told of another task, key or size.
 	ErrTask = errors.New("transfer: the two ends were told different things")
+	// ErrCut is a connection that was lost: both ends may be well, and another
+	// attempt can go on from the watermark.
+	ErrCut = errors.New("transfer: the connection was cut")
 	// ErrTargetTooSmall is a target smaller than the logical size.
 	ErrTargetTooSmall = errors.New("transfer: target is smaller than the logical size")
 )

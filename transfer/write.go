@@ -140,7 +140,7 @@ func (w *writer) alias(ctx context.Context, p place, d manifest.Digest, content 
 func (r *receiver) acknowledge(ctx context.Context) error {
 	timer := time.NewTicker(ackInterval)
 	defer timer.Stop()
-	acked := uint32(0)
+	acked := r.from
 	for {
 		due := false
 		select {
@@ -168,6 +168,9 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		}
 		// What was written for extents below the watermark was written
 		// before it was read, and so before the flush.
+		r.mu.Lock()
+		r.durable = max(r.durable, watermark)
+		r.mu.Unlock()
 		r.records.advance(watermark)
 		if over {
 			return r.conclude(ctx)
@@ -189,17 +192,17 @@ func (r *receiver) conclude(ctx context.Context) error {
 		return fmt.Errorf("%w: this end accepted %s, the sender offered %s; run again without trust", ErrMismatch, r.result.Result, r.theirs)
 	}
 	if r.root != nil {
-		root, err := r.root.Sum()
+		root, err := r.root.sum()
 		if err != nil {
 			return err
 		}
 		r.result.Root = root
 	}
-	r.records.finish()
+	r.result.Agreed = true
 	p := r.progress.Snapshot()
 	m := result{
 		result: r.result.Result, same: p.Same, zero: p.Zero, copied: p.Copied, sent: p.Sent,
-		readBytes: p.Read, writtenBytes: p.Written, bytesTotal: r.Size,
+		readBytes: p.Read, writtenBytes: p.Written, bytesTotal: r.Size - bytesBelow(r.geometry, r.from),
 	}
 	close(r.told)
 	return r.Conn.WriteFrame(ctx, typeResult, m.append(nil))
