@@ -36,8 +36,9 @@ type Counters struct {
 	Same      int64 `json:"same"`
 	Zero      int64 `json:"zero"`
 	Copied    int64 `json:"copied"`
-	Sent      int64 `json:"sent"` // content that travelled, before compression
-	Wire      int64 `json:"wire"` // bytes on the socket, both ways, TLS included
+	Sent      int64 `json:"sent"`             // content that travelled, before compression
+	Resent    int64 `json:"resent,omitempty"` // part of Sent: an attempt before had sent it too
+	Wire      int64 `json:"wire"`             // bytes on the socket, both ways, TLS included
 	// Busy is the time each stage was busy.
 	Busy map[Stage]time.Duration `json:"busy,omitempty"`
 }
@@ -46,7 +47,7 @@ type Counters struct {
 // goroutine. The zero value is ready.
 type Progress struct {
 	size, processed, read, written, assumed atomic.Int64
-	same, zero, copied, sent                atomic.Int64
+	same, zero, copied, sent, resent        atomic.Int64
 	busy                                    [len(stages)]atomic.Int64
 
 	mu   sync.Mutex
@@ -57,7 +58,7 @@ type Progress struct {
 func (p *Progress) Snapshot() Counters {
 	c := Counters{
 		Size: p.size.Load(), Processed: p.processed.Load(), Read: p.read.Load(), Written: p.written.Load(), Assumed: p.assumed.Load(),
-		Same: p.same.Load(), Zero: p.zero.Load(), Copied: p.copied.Load(), Sent: p.sent.Load(),
+		Same: p.same.Load(), Zero: p.zero.Load(), Copied: p.copied.Load(), Sent: p.sent.Load(), Resent: p.resent.Load(),
 		Busy: make(map[Stage]time.Duration, len(stages)),
 	}
 	for i, s := range stages {
@@ -82,6 +83,7 @@ func (c Counters) Add(o Counters) Counters {
 	c.Zero += o.Zero
 	c.Copied += o.Copied
 	c.Sent += o.Sent
+	c.Resent += o.Resent
 	c.Wire += o.Wire
 	busy := maps.Clone(c.Busy)
 	if busy == nil {

@@ -56,6 +56,7 @@ func (s *sendSession) send(ctx context.Context, p *pending, blocks uint64, buf, 
 	}
 	s.packer.sent(len(packed), time.Since(start))
 	s.progress.sent.Add(int64(len(content)))
+	s.note(p.number, blocks)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/bits"
 	"net"
 
@@ -42,6 +43,22 @@ func (c cuttable) named(ctx context.Context, err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrCut, err)
+}
+
+// note keeps in mind which blocks were sent, and counts those that an attempt
+// before had sent already.
+func (s *sendSession) note(extent uint32, blocks uint64) {
+	s.progress.resent.Add(int64(contentLength(s.geometry, extent, blocks&s.Sent[extent])))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent[extent] |= blocks
+}
+
+// forget drops what is known of extents that are durable.
+func (s *sendSession) forget(watermark uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.sent, func(extent uint32, _ uint64) bool { return extent < watermark })
 }
 
 // bytesBelow is the number of bytes that lie below an extent.

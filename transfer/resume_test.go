@@ -71,8 +71,8 @@ func cutAfter(t fataler, frames int) (a, b transfer.Conn) {
 }
 
 // attempts runs a transfer again from where it was cut, and returns what the last
-// attempt came to and the content that was sent in all.
-func attempts(t fataler, cuts []int, send transfer.SendSpec, sink transfer.SinkSpec, receive transfer.ReceiveSpec) (o outcome, sent int64) {
+// attempt came to, the content that was sent in all, and that which was sent again.
+func attempts(t fataler, cuts []int, send transfer.SendSpec, sink transfer.SinkSpec, receive transfer.ReceiveSpec) (o outcome, sent, again int64) {
 	t.Helper()
 	send.Root = key.NewRoot(manifest.Geometry{Size: send.Size})
 	receive.Root = key.NewRoot(manifest.Geometry{Size: send.Size})
@@ -84,8 +84,10 @@ func attempts(t fataler, cuts []int, send transfer.SendSpec, sink transfer.SinkS
 			t.Fatalf("the sender says %v", o.sendErr)
 		}
 		sent += o.send.Sinks[0].Counters.Sent
+		again += o.send.Sinks[0].Counters.Resent
+		sink.Sent = o.send.Sinks[0].Sent
 		if o.sendErr == nil && o.send.Sinks[0].Err == nil && o.recvErr == nil {
-			return o, sent
+			return o, sent, again
 		}
 		for _, err := range []error{o.sendErr, o.recvErr} {
 			if err != nil && !errors.Is(err, transfer.ErrCut) {
@@ -97,7 +99,7 @@ func attempts(t fataler, cuts []int, send transfer.SendSpec, sink transfer.SinkS
 			if !o.receive.Agreed {
 				t.Fatalf("the sender is content, the receiver says %v", o.recvErr)
 			}
-			return o, sent
+			return o, sent, again
 		}
 		if s, r := o.send.Sinks[0].Watermark, o.receive.Watermark; s > r || s < sink.Start || r < receive.Start {
 			t.Fatalf("the sender would go on at extent %d, the receiver at %d; before they did at %d and %d", s, r, sink.Start, receive.Start)
@@ -105,7 +107,7 @@ func attempts(t fataler, cuts []int, send transfer.SendSpec, sink transfer.SinkS
 		sink.Start, receive.Start = o.send.Sinks[0].Watermark, o.receive.Watermark
 	}
 	t.Fatalf("a line without a cut failed: %v", o.err())
-	return o, sent
+	return o, sent, again
 }
 
 // TestCutsProperty: wherever the line is cut, and however often, the attempts that
@@ -132,7 +134,7 @@ func TestCutsProperty(t *testing.T) {
 		case "zero":
 			sink.Trusted, receive.Trusted = transfer.ZeroBaseline(key, send.Size), true
 		}
-		o, _ := attempts(t, rapid.SliceOfN(rapid.IntRange(1, 40), 0, 4).Draw(t, "cuts"), send, sink, receive)
+		o, _, _ := attempts(t, rapid.SliceOfN(rapid.IntRange(1, 40), 0, 4).Draw(t, "cuts"), send, sink, receive)
 		if !bytes.Equal(content(t, device), source) {
 			t.Fatalf("the target differs from the source")
 		}
@@ -176,12 +178,15 @@ func TestCutResendsLittle(t *testing.T) {
 				sink.Trusted = knownOf(c.target)
 			}
 			send := transfer.SendSpec{Source: memory(t, source), Size: size, Key: key}
-			_, sent := attempts(t, []int{100, 140, 180}, send, sink, receive)
+			_, sent, again := attempts(t, []int{100, 140, 180}, send, sink, receive)
 			if !bytes.Equal(content(t, device), source) {
 				t.Fatal("the target differs from the source")
 			}
 			// Of what the line held at a cut the receiver may have written nothing.
-			if again := sent - c.differ; again > 3*netproto.DefaultWindow {
+			if again != sent-c.differ {
+				t.Errorf("%d bytes are counted as sent again, of %d that differ %d were sent", again, c.differ, sent)
+			}
+			if again > 3*netproto.DefaultWindow {
 				t.Errorf("%d bytes were sent again after three cuts; a window holds %d", again, netproto.DefaultWindow)
 			}
 		})

@@ -48,7 +48,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		sessions[i] = s
 		running.Go(func() {
 			err := s.run(ctx)
-			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot(), Watermark: s.records.taken(s.acked.Load())}
+			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot(), Watermark: s.records.taken(s.acked.Load()), Sent: s.sent}
 			if err != nil && failures.add() == len(sessions) {
 				cancel(errNoSink)
 			}

@@ -49,6 +49,7 @@ type sendSession struct {
 	mu      sync.Mutex
 	offered map[uint32]*pending // without an answer
 	kept    []*pending          // that hold their data, oldest first
+	sent    map[uint32]uint64   // blocks that were sent, of extents that are not durable
 	freed   chan struct{}       // kept became shorter
 	keep    int
 }
@@ -69,7 +70,7 @@ func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int)
 		records: newRecorder(spec.Known, sink.Records, sink.Start), packer: newPacker(spec.Compression),
 		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *pending, maxOffers),
 		nudge: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
-		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), keep: keep,
+		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
 	}
 	if sink.Trusted != nil {
 		s.seen = newIndex(spec.Memory)
@@ -160,6 +161,7 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 			return false, malformed("ACK", "extent %d after %d", n, s.acked.Load())
 		}
 		s.acked.Store(n)
+		s.forget(n)
 		signal(s.ackCame)
 		s.records.advance(n)
 		return false, nil

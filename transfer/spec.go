@@ -102,6 +102,8 @@ type SinkSpec struct {
 	Trusted Baseline
 	// Start is the first extent to send; see Resuming.
 	Start uint32
+	// Sent is that of the attempt before, to count what is sent again.
+	Sent map[uint32]uint64
 	// Records, when set, takes what became durable at this sink.
 	Records  RecordFunc
 	Progress *Progress // optional; counts verdicts and the line
@@ -126,6 +128,8 @@ type SinkResult struct {
 	// Watermark is the extent from which another attempt can go on: what lies
 	// below is durable at the sink, and its records were taken.
 	Watermark uint32
+	// Sent has the blocks that were sent of each extent beyond the watermark.
+	Sent map[uint32]uint64
 }
 
 // ReceiveSpec is the receiver's side.

@@ -87,7 +87,18 @@ type TaskSpec struct {
 	Peer    *Peer   `json:"peer,omitempty"`  // of a receive
 	Sinks   []Sink  `json:"sinks,omitempty"` // of a send
 	Tuning  Tuning  `json:"tuning,omitzero"`
+	// Start is the first extent to work on: what lies below is durable on the target and was journalled by an earlier task of the same
+	// generation, on a host that has not rebooted since. There is no root then.
+	Start uint32 `json:"start,omitempty"`
+	// Resumed says, of a task that writes, that an earlier one may have written beyond Start.
+	Resumed bool `json:"resumed,omitempty"`
+	// ResumeSeconds is how long a send and a receive try to meet again after their connection was cut, counted from the last time
+	// that they came further; 0: not at all.
+	ResumeSeconds int `json:"resume_seconds,omitempty"`
 }
+
+// MaxResume bounds TaskSpec.ResumeSeconds: a week.
+const MaxResume = 7 * 24 * 3600
 
 var taskID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
@@ -118,6 +129,14 @@ func (s *TaskSpec) validate() error {
 		return fmt.Errorf("a %s writes a disk and needs the generation under which it was marked dirty", s.Kind)
 	case !s.Writes() && !s.Generation.IsZero():
 		return fmt.Errorf("a %s writes nothing and takes no generation", s.Kind)
+	case s.Start > (manifest.Geometry{Size: s.Size}).Extents():
+		return fmt.Errorf("start is extent %d, a disk of %d bytes has %d", s.Start, s.Size, (manifest.Geometry{Size: s.Size}).Extents())
+	case s.Resumed && !s.Writes():
+		return fmt.Errorf("a %s writes nothing and takes no resumed", s.Kind)
+	case s.ResumeSeconds < 0 || s.ResumeSeconds > MaxResume:
+		return fmt.Errorf("resume_seconds is 0 (default) to %d", MaxResume)
+	case s.ResumeSeconds > 0 && s.Kind != KindSend && s.Kind != KindReceive:
+		return fmt.Errorf("a %s has no connection and takes no resume_seconds", s.Kind)
 	case s.Tuning.Parallel < 0 || s.Tuning.Parallel > MaxTransfers:
 		return fmt.Errorf("parallel is 0 (default) to %d", MaxTransfers)
 	case s.Tuning.QueueDepth < 0 || s.Tuning.QueueDepth > 64:

@@ -9,7 +9,7 @@ import (
 	"github.com/understudy-dr/understudy/transfer"
 )
 
-// State is where a task stands. A task moves forward only.
+// State is where a task stands. A task moves forward only, but for a transfer whose connection was cut: it waits again.
 type State string
 
 // The states of a task.
@@ -33,13 +33,17 @@ type TaskStatus struct {
 	Waiting string `json:"waiting,omitempty"`
 	// Error is the cause and the mend of a failure.
 	Error string `json:"error,omitempty"`
-	// Root is that of what a scan or send read, or what an untrusted receive verified.
+	// Root is that of what a scan or send read, or what an untrusted receive verified. There is none when the task did not start at
+	// the beginning.
 	Root manifest.Digest `json:"root,omitzero"`
-	// Result is the digest over everything that was settled, equal at both ends. A send has one for each sink.
+	// Result is the digest over everything that was settled since the start or the last cut, equal at both ends. A send has one for each sink.
 	Result manifest.Digest `json:"result,omitzero"`
 	// Trusted tells, of a receive, that its sender did not have it scanned.
 	Trusted bool `json:"trusted,omitempty"`
-	// Counters of this end. Those of a send count reading and hashing; verdicts and the wire stand with the sinks.
+	// Cuts is how often a connection was lost and both ends went on; CutCause what the last one was lost by.
+	Cuts     int    `json:"cuts,omitempty"`
+	CutCause string `json:"cut_cause,omitempty"`
+	// Counters of this end, over all attempts when it was cut; size and progress are those of the disk. Those of a send count reading and hashing; verdicts and the wire stand with the sinks.
 	Counters transfer.Counters `json:"counters"`
 	Sinks    []SinkStatus      `json:"sinks,omitempty"` // of a send, in the specification's order
 }

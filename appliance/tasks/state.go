@@ -13,20 +13,19 @@ func (t *task) status() control.TaskStatus {
 	defer t.mu.Unlock()
 	s := control.TaskStatus{
 		ID: t.spec.ID, Kind: t.spec.Kind, State: t.state, Waiting: t.waiting, Error: message(t.err),
-		Root: t.root, Result: t.result, Trusted: t.trusted, Counters: t.final,
+		Root: t.root, Result: t.result, Trusted: t.trusted, Counters: t.meter.counters(),
 	}
-	if !t.state.Ended() {
-		s.Counters = t.progress.Snapshot()
+	for _, sink := range t.sinks {
+		s.Cuts += sink.cuts
+		if sink.cutCause != nil {
+			s.CutCause = message(sink.cutCause)
+		}
 	}
 	if t.spec.Kind != control.KindSend {
 		return s
 	}
 	for _, sink := range t.sinks {
-		entry := control.SinkStatus{Error: message(sink.err), Result: sink.result, Counters: sink.final}
-		if !t.state.Ended() {
-			entry.Counters = sink.progress.Snapshot()
-		}
-		s.Sinks = append(s.Sinks, entry)
+		s.Sinks = append(s.Sinks, control.SinkStatus{Error: message(sink.err), Result: sink.result, Counters: sink.meter.counters()})
 	}
 	return s
 }
@@ -94,15 +93,16 @@ func (t *task) end(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting, t.err = "", err
-	t.final = t.progress.Snapshot()
+	t.meter.freeze()
 	for _, s := range t.sinks {
-		s.final = s.progress.Snapshot()
+		s.meter.freeze()
 	}
+	final := t.meter.counters()
 	log := t.manager.options.Log.With("task", t.spec.ID, "kind", t.spec.Kind)
 	switch {
 	case err == nil:
 		t.state = control.StateDone
-		log.Info("task done", "processed", t.final.Processed, "read", t.final.Read, "written", t.final.Written)
+		log.Info("task done", "processed", final.Processed, "read", final.Read, "written", final.Written)
 	case errors.Is(err, errCancelled) || errors.Is(err, errStopped):
 		t.state = control.StateCancelled
 		log.Info("task cancelled", "cause", err)

@@ -7,12 +7,12 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/appliance/devices"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
-	"github.com/understudy-dr/understudy/transfer"
 )
 
 // task is one order. Its goroutine is run.
@@ -21,7 +21,7 @@ type task struct {
 	spec     control.TaskSpec
 	key      manifest.Key
 	geometry manifest.Geometry
-	progress *transfer.Progress
+	meter    meter   // guarded by mu
 	known    *table  // nil: none announced
 	sinks    []*sink // of a send; other kinds have one that stands for the task
 	leases   []*devices.Lease
@@ -37,8 +37,7 @@ type task struct {
 	root    manifest.Digest
 	result  manifest.Digest
 	trusted bool
-	final   transfer.Counters // once ended
-	changed chan struct{}     // closed and replaced at every change of state
+	changed chan struct{} // closed and replaced at every change of state
 }
 
 // sink is one side of a task that has a baseline and a journal of its own.
@@ -48,18 +47,25 @@ type sink struct {
 	trusted  control.Trusted
 	baseline *baseline // of TrustManifest and TrustKnown
 	journal  *journal  // nil: none asked for
-	progress *transfer.Progress
+
+	// Of the attempts so far; used by the task's goroutine.
+	start uint32            // from which the next one goes on
+	sent  map[uint32]uint64 // see transfer.SinkSpec.Sent
+	since time.Time         // when it last came further
+	pause time.Duration     // before the peer is dialled again
 
 	// Guarded by the task's mu.
-	err    error
-	result manifest.Digest
-	final  transfer.Counters
+	err      error
+	result   manifest.Digest
+	meter    meter
+	cuts     int
+	cutCause error
 }
 
 func newTask(m *Manager, spec control.TaskSpec, key manifest.Key) *task {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	t := &task{
-		manager: m, spec: spec, key: key, geometry: manifest.Geometry{Size: spec.Size}, progress: new(transfer.Progress),
+		manager: m, spec: spec, key: key, geometry: manifest.Geometry{Size: spec.Size},
 		ctx: ctx, cancel: cancel, ended: make(chan struct{}), state: control.StateWaiting, changed: make(chan struct{}),
 	}
 	if spec.Known {
@@ -80,7 +86,7 @@ func newTask(m *Manager, spec control.TaskSpec, key manifest.Key) *task {
 }
 
 func (t *task) newSink(peer control.Peer, trusted control.Trusted, records bool) *sink {
-	s := &sink{peer: peer, trusted: trusted, progress: new(transfer.Progress)}
+	s := &sink{peer: peer, trusted: trusted, start: t.spec.Start}
 	if records {
 		s.journal = newJournal()
 	}
