@@ -122,6 +122,8 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 func closeWith(c Conn, cause error) {
 	code := CodeFailed
 	switch {
+	case errors.Is(cause, ErrCut):
+		code = CodeInterrupted
 	case errors.Is(cause, ErrProtocol):
 		code = netproto.CodeProtocol
 	case errors.Is(cause, ErrTask):

@@ -32,7 +32,7 @@ func (c cuttable) named(ctx context.Context, err error) error {
 	}
 	remote := (*netproto.RemoteError)(nil)
 	if errors.As(err, &remote) {
-		if remote.Code != netproto.CodeSilent {
+		if remote.Code != netproto.CodeSilent && remote.Code != CodeInterrupted {
 			return err
 		}
 		return fmt.Errorf("%w: %w", ErrCut, err)

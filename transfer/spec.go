@@ -230,4 +230,5 @@ const (
 	CodeFailed   netproto.ErrorCode = netproto.FirstApplicationCode + iota // this end could not go on
 	CodeTask                                                               // ErrTask
 	CodeMismatch                                                           // ErrMismatch
+	CodeInterrupted                                                        // ErrCut: another connection may go on
 )

@@ -41,7 +41,7 @@ type Options struct {
 // errCancelled and errStopped end a task without its failing.
 var (
 	errCancelled = errors.New("cancelled by the orchestrator")
-	errStopped   = errors.New("the delegate stops")
+	errStopped   = fmt.Errorf("the delegate stops: %w", transfer.ErrCut) // its peer may go on with another delegate
 )
 
 // Manager holds the tasks. It may be used by several goroutines. Errors for the orchestrator are *control.Error.

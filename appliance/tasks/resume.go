@@ -132,7 +132,7 @@ func (t *task) attemptedBy(s *sink) *transfer.Progress {
 // cut tells whether an attempt ended by a cut, so that another one may go on from its watermark, and notes it. moved says that it
 // brought something new, even if not up to a watermark.
 func (t *task) cut(s *sink, watermark uint32, moved bool, err error) bool {
-	if t.spec.ResumeSeconds == 0 || !t.mendable(s, err) {
+	if t.spec.ResumeSeconds == 0 || t.ctx.Err() != nil || !t.mendable(s, err) {
 		return false
 	}
 	t.mu.Lock()

@@ -45,6 +45,10 @@ func (r *run) checkAgain(ctx context.Context) error {
 		if err := r.judgeAgain(ctx, g); err != nil {
 			return err
 		}
+	} else if r.resumed {
+		if err := r.checkUnused(ctx, time.Time{}); err != nil {
+			return err // a replica that this run has made was never started
+		}
 	}
 	for _, d := range r.disks {
 		if held := found.disks[d.plan.Disk]; held.VBDRef.IsNull() || held.VDI.UUID != d.uuid {
@@ -74,8 +78,8 @@ func (r *run) judgeAgain(ctx context.Context, g gatherer) error {
 	if !decision.Writable {
 		return r.held(r.standbyUUID, decision)
 	}
-	if decision.Mode == report.Trusted {
-		return nil
+	if decision.Mode == report.Trusted || r.resumed {
+		return nil // a run that goes on is dirty by itself: what it takes the disks for is what it knew when it began
 	}
 	for _, d := range r.disks {
 		if d.plan.Baseline == BaselineManifest {

@@ -22,12 +22,16 @@ type diskRun struct {
 	vdi                        xapi.Ref // of the replica, in the target pool
 	uuid                       string   // of that
 	sourceNumber, targetNumber int      // positions in the delegates
-	plugged                    bool     // into the target's delegate
 
 	base     *state.View       // the cached manifest; nil: none, or none that counts
 	known    []manifest.Digest // extent digests against which the transfer reports; nil: every extent is reported
 	journal  *state.Journal
 	manifest state.Manifest // what the run leads to
+	moved    bool           // the manifest is there
+
+	start   uint32          // extent from which the next transfer goes on
+	resumed bool            // an earlier transfer of this run may have written beyond it
+	before  report.Counters // of those transfers
 }
 
 // close gives back what the disk holds open in the state directory.
@@ -39,7 +43,9 @@ func (d *diskRun) close() error {
 	if d.journal == nil {
 		return nil
 	}
-	return d.journal.Close()
+	journal := d.journal
+	d.journal = nil
+	return journal.Close()
 }
 
 // prepareTarget makes sure of the replica VM and its disks.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
@@ -22,6 +24,9 @@ const (
 	MaxRetention     = 16
 )
 
+// DefaultResumeWindow is how long a run whose line, delegates or orchestrator were lost is kept to go on from its watermark.
+const DefaultResumeWindow = 6 * time.Hour
+
 // Engine replicates VMs. It is safe for concurrent use; of one replica there is at most one run at a time.
 type Engine struct {
 	Store *state.Store
@@ -34,6 +39,9 @@ type Engine struct {
 	Observe func(report.Run)
 	// Retention is how many restore points, and with them manifests, are kept of a replica, 1 to MaxRetention; 0: DefaultRetention.
 	Retention int
+	// ResumeWindow replaces DefaultResumeWindow; it counts from the last time that the run came further. Negative: a run ends with
+	// the first loss.
+	ResumeWindow time.Duration
 	// SpawnTimeout bounds the start of a delegate; 0: that of package delegate.
 	SpawnTimeout time.Duration
 	// Dial connects to delegates; nil: by net.Dialer. See control.ClientOptions.
@@ -100,6 +108,10 @@ func (e *Engine) identity() (*netproto.Identity, error) {
 		return e.Identity, nil
 	}
 	return netproto.ParseIdentity(e.Store.Installation().Identity().Seed())
+}
+
+func (e *Engine) resumeWindow() time.Duration {
+	return max(0, min(cmp.Or(e.ResumeWindow, DefaultResumeWindow), control.MaxResume*time.Second))
 }
 
 // spawner makes the delegates of a run.

@@ -168,55 +168,33 @@ func TestFullTarget(t *testing.T) {
 
 // atTransfer calls act once, as soon as something has been written to the replica's first disk.
 func (w *world) atTransfer(act func()) {
+	path := ""
+	w.when(func() bool {
+		if path == "" {
+			if records, err := w.store.Replicas(w.Context()); err == nil && len(records) == 1 && len(records[0].Disks) > 0 {
+				path = w.simB.VDIPath(records[0].Disks[0].TargetVDI)
+			}
+			return false
+		}
+		var stat syscall.Stat_t
+		return syscall.Stat(path, &stat) == nil && stat.Blocks > 0
+	}, act)
+}
+
+// when calls act once, as soon as something is so.
+func (w *world) when(so func() bool, act func()) {
 	ctx, stop := context.WithCancel(w.Context())
 	var group sync.WaitGroup
 	w.Cleanup(func() { stop(); group.Wait() })
 	group.Go(func() {
-		path := ""
 		for ctx.Err() == nil {
-			if path == "" {
-				time.Sleep(20 * time.Millisecond)
-				if records, err := w.store.Replicas(ctx); err == nil && len(records) == 1 && len(records[0].Disks) > 0 {
-					path = w.simB.VDIPath(records[0].Disks[0].TargetVDI)
-				}
-				continue
-			}
-			time.Sleep(time.Millisecond)
-			var stat syscall.Stat_t
-			if err := syscall.Stat(path, &stat); err == nil && stat.Blocks > 0 {
+			if so() {
 				act()
 				return
 			}
+			time.Sleep(2 * time.Millisecond)
 		}
 	})
-}
-
-func TestDelegateDiesInTransfer(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{96 * mib}})
-	w.atTransfer(func() {
-		vms, err := xapi.AllRecords[xapi.VM](t.Context(), w.b.API, "VM")
-		if err != nil {
-			t.Error(err)
-		}
-		for ref, vm := range vms {
-			if marker, _, _ := replica.Read(w.store.Installation().UUID, vm.UUID, vm.OtherConfig); marker.Kind == replica.KindDelegate {
-				if err := w.b.API.Run(t.Context(), "VM.hard_shutdown", nil, ref); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	})
-	run, err := w.engine.Replicate(t.Context(), w.request)
-	if err == nil || run.State != report.StateFailed {
-		t.Fatalf("the run is %s, %v", run.State, err)
-	}
-	w.tidy(0)
-	if d := w.record().Disks[0]; !d.State.Dirty {
-		t.Errorf("the disk is %s", d.State)
-	}
-	w.replicate()
-	w.equal()
-	w.tidy(1)
 }
 
 func TestCancelInTransfer(t *testing.T) {

@@ -24,9 +24,20 @@ const (
 
 // follow follows a task to its end, which must be a good one, and shows its status now and then.
 func follow(ctx context.Context, client *control.Client, id string, show func(control.TaskStatus)) (control.TaskStatus, error) {
+	return followBy(ctx, client, id, show, once)
+}
+
+// followBy is follow with its calls made by another one, which may repeat them.
+func followBy(
+	ctx context.Context, client *control.Client, id string, show func(control.TaskStatus), ask asker,
+) (control.TaskStatus, error) {
 	var seen control.State
 	for {
-		status, err := client.PollTask(ctx, id, seen, progressEvery)
+		var status control.TaskStatus
+		err := ask(func() (err error) {
+			status, err = client.PollTask(ctx, id, seen, progressEvery)
+			return err
+		})
 		if err != nil {
 			return status, err
 		}
@@ -34,6 +45,8 @@ func follow(ctx context.Context, client *control.Client, id string, show func(co
 		switch seen = status.State; {
 		case seen == control.StateDone:
 			return status, nil
+		case seen == control.StateCancelled && ctx.Err() == nil:
+			return status, fmt.Errorf("%w: the %s on delegate %s: %s", errEndedElsewhere, status.Kind, client.Address(), status.Error)
 		case seen.Ended():
 			return status, fmt.Errorf("the %s on delegate %s %s: %s", status.Kind, client.Address(), seen, status.Error)
 		}
@@ -42,12 +55,19 @@ func follow(ctx context.Context, client *control.Client, id string, show func(co
 
 // watch follows the task of one end.
 func (t *transferRun) watch(ctx context.Context, e *end) error {
-	_, err := follow(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
+	_, err := followBy(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
 		t.mu.Lock()
+		cuts := s.Cuts - e.status.Cuts
 		e.status = s
 		t.mu.Unlock()
+		if e == t.sender && cuts > 0 {
+			t.report.event("connection-cut", "disk %s: the line between the delegates was cut, its ends meet again and go on: %s", t.plan.Disk, s.CutCause)
+		}
 		t.count()
-	})
+	}, t.asker(ctx, e))
+	if errors.Is(err, errEndedElsewhere) {
+		return &lostError{delegate: e.delegate.Name(), cause: err}
+	}
 	return err
 }
 
@@ -73,10 +93,10 @@ func (t *transferRun) count() {
 		addBusy(busy, received.Counters.Busy)
 	}
 	t.report.disk(t.plan.Disk, func(d *report.Disk) {
-		d.Counters = report.Counters{
+		d.Counters = t.before.Add(report.Counters{
 			Read: sent.Counters.Read, ReadTarget: target, Wire: verdicts.Wire,
-			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent,
-		}
+			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent, Resent: verdicts.Resent,
+		})
 		d.Busy, d.Duration = busy, time.Since(t.started)
 	})
 	t.countControl()
@@ -107,15 +127,19 @@ func (t *transferRun) drain(ctx context.Context) error {
 	client, id := t.reporter.delegate.Control(), t.reporter.spec.ID
 	return drain(ctx, client, id, t.done, func(page control.JournalPage) error {
 		return t.journal.Append(ctx, page.Watermark, page.Records...)
-	})
+	}, t.asker(ctx, t.reporter))
 }
 
 // drain fetches the journal of a task page by page until its end. done tells that the task has ended, so that no more records
 // gather.
-func drain(ctx context.Context, client *control.Client, id string, done <-chan struct{}, take func(control.JournalPage) error) error {
+func drain(ctx context.Context, client *control.Client, id string, done <-chan struct{}, take func(control.JournalPage) error, ask asker) error {
 	var sequence int64
 	for {
-		page, err := client.Journal(ctx, id, 0, sequence, control.MaxWait, 0)
+		var page control.JournalPage
+		err := ask(func() (err error) {
+			page, err = client.Journal(ctx, id, 0, sequence, control.MaxWait, 0)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -141,7 +165,11 @@ func (t *transferRun) serveWanted(ctx context.Context) error {
 	client, id := t.sender.delegate.Control(), t.sender.spec.ID
 	var sequence int64
 	for {
-		page, err := client.Wanted(ctx, id, 0, sequence, control.MaxWait)
+		var page control.WantedPage
+		err := t.ask(ctx, t.sender.delegate, func() (err error) {
+			page, err = client.Wanted(ctx, id, 0, sequence, control.MaxWait)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -151,7 +179,8 @@ func (t *transferRun) serveWanted(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := client.PutBlocks(ctx, id, 0, records); err != nil && !ended(err) {
+			err = t.ask(ctx, t.sender.delegate, func() error { return client.PutBlocks(ctx, id, 0, records) })
+			if err != nil && !ended(err) {
 				return err
 			}
 			continue

@@ -21,7 +21,7 @@ func (r *run) limit(ctx context.Context) (stop func(), err error) {
 	}
 	sender := r.delegates.source
 	holds := schedule.At(time.Now())
-	if err := sender.Control().SetLimit(ctx, holds); err != nil {
+	if err := r.ask(ctx, sender, func() error { return sender.Control().SetLimit(ctx, holds) }); err != nil {
 		return nil, err
 	}
 	r.report.event("limit", "sends at %s, by %s", ratelimit.Rate(holds), schedule)

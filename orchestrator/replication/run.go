@@ -35,6 +35,8 @@ type run struct {
 	made        []state.Object // of the replica; kept once they may hold data
 	disks       []*diskRun
 	delegates   delegates
+	retired     int64 // control bytes of delegates that were replaced
+	resumed     bool  // delegates were replaced, or the run was taken over
 }
 
 // delegates of a run; with one for both sides they are the same.
@@ -110,6 +112,7 @@ func (r *run) execute(ctx context.Context) error {
 		{"", r.prepareTarget},
 		{report.PhaseSpawn, r.spawn},
 		{"", r.checkAgain},
+		{"", r.noteHost},
 		{report.PhaseTransfer, r.markDirty},
 		{"", r.transfer},
 		{report.PhaseCommit, r.commit},
@@ -218,7 +221,6 @@ func (r *run) plug(ctx context.Context) error {
 			if d.targetNumber, err = r.delegates.target.Plug(ctx, d.vdi, d.plan.Size); err != nil {
 				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
 			}
-			d.plugged = true
 		}
 		return nil
 	}
@@ -230,7 +232,7 @@ func (r *run) plug(ctx context.Context) error {
 
 // countControl adds up the bytes between the orchestrator and the delegates.
 func (r *run) countControl() {
-	var total int64
+	total := r.retired
 	for _, d := range r.delegates.each() {
 		total += d.ControlBytes()
 	}

@@ -24,8 +24,8 @@ const (
 	tokenSize     = 32 // bytes
 )
 
-// transfer moves all disks. The first that fails stops the others.
-func (r *run) transfer(ctx context.Context) error {
+// moveDisks moves all disks that have not been moved. The first that fails stops the others.
+func (r *run) moveDisks(ctx context.Context) error {
 	stop, err := r.limit(ctx)
 	if err != nil {
 		return err
@@ -34,6 +34,9 @@ func (r *run) transfer(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelDisks)
 	for _, d := range r.disks {
+		if d.moved {
+			continue
+		}
 		group.Go(func() error {
 			if groupCtx.Err() != nil {
 				return context.Cause(groupCtx)
@@ -94,21 +97,22 @@ func (d *diskRun) move(ctx context.Context) error {
 	if err := d.compose(ctx, root); err != nil {
 		return err
 	}
-	d.report.disk(d.plan.Disk, func(disk *report.Disk) { disk.State, disk.Root = report.DiskFlushed, root.String() })
+	d.moved = true
+	d.report.disk(d.plan.Disk, func(disk *report.Disk) { disk.State, disk.Root = report.DiskFlushed, d.manifest.Root.String() })
 	return nil
 }
 
 // newTransfer describes the tasks of both ends.
 func (d *diskRun) newTransfer() (*transferRun, error) {
 	key := d.store.Installation().DigestKey.ID()
-	common := control.TaskSpec{ID: d.id + "." + d.plan.Disk, Size: d.plan.Size, KeyID: key}
+	common := control.TaskSpec{ID: d.id + "." + d.plan.Disk, Size: d.plan.Size, KeyID: key, Start: d.start}
 	common.Tuning.Parallel = min(len(d.disks), parallelDisks)
 	trusted := map[Baseline]control.Trusted{BaselineZero: control.TrustZero, BaselineManifest: control.TrustKnown}[d.plan.Baseline]
 	t := &transferRun{diskRun: d, done: make(chan struct{}), started: time.Now()}
 	if d.delegates.shared() {
 		spec := common
 		spec.Kind, spec.Device, spec.Target = control.KindCopy, d.sourceNumber, d.targetNumber
-		spec.Generation, spec.Trusted, spec.Records, spec.Known = d.generation, trusted, true, d.known != nil
+		spec.Generation, spec.Trusted, spec.Records, spec.Known, spec.Resumed = d.generation, trusted, true, d.known != nil, d.resumed
 		t.sender = &end{delegate: d.delegates.source, spec: spec}
 		t.receiver, t.reporter = t.sender, t.sender
 		return t, nil
@@ -117,9 +121,10 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 	if _, err := rand.Read(token); err != nil {
 		return nil, fmt.Errorf("drawing a token: %w", err)
 	}
+	common.ResumeSeconds = int(d.engine.resumeWindow().Seconds())
 	send, receive := common, common
 	send.Kind, send.Device = control.KindSend, d.sourceNumber
-	receive.Kind, receive.Device, receive.Generation = control.KindReceive, d.targetNumber, d.generation
+	receive.Kind, receive.Device, receive.Generation, receive.Resumed = control.KindReceive, d.targetNumber, d.generation, d.resumed
 	if trusted != control.TrustNone {
 		receive.Trusted = control.TrustPeer
 	}
@@ -194,13 +199,15 @@ func (t *transferRun) run(ctx context.Context) error {
 // start posts the tasks and gives the reporting end the digests that are known.
 func (t *transferRun) start(ctx context.Context) error {
 	for _, e := range t.ends() {
-		if _, err := e.delegate.Control().StartTask(ctx, e.spec); err != nil {
+		err := t.ask(ctx, e.delegate, func() error {
+			_, err := e.delegate.Control().StartTask(ctx, e.spec)
 			return err
+		})
+		if err == nil && e.spec.Known {
+			err = t.ask(ctx, e.delegate, func() error { return e.delegate.Control().PutKnown(ctx, e.spec.ID, t.known) })
 		}
-		if e.spec.Known {
-			if err := e.delegate.Control().PutKnown(ctx, e.spec.ID, t.known); err != nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -222,7 +229,9 @@ func (t *transferRun) cancel(ctx context.Context) {
 	group.Wait()
 }
 
-// check compares what both ends found, and returns the root of what was read.
+// check compares what both ends found, and returns the root of what was read; it is zero when the transfer went on from a watermark
+// where no process has seen all of the source. The records are then what is known: each block was checked against its digest on both
+// ends before it counted.
 func (t *transferRun) check() (manifest.Digest, error) {
 	sent, received := t.sender.status, t.receiver.status
 	if t.sender == t.receiver {

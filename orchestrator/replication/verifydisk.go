@@ -36,7 +36,7 @@ func (v *verification) scan(ctx context.Context, d *verifiedDisk) error {
 				d.differs(geometry, record.Extent)
 			}
 			return nil
-		})
+		}, once)
 		if err != nil {
 			stop(err)
 		}

@@ -78,6 +78,13 @@ type VM struct {
 	PoolUUID string `json:"pool_uuid"` // the pool's own uuid
 }
 
+// Host names a host and one of its boots.
+type Host struct {
+	UUID string `json:"uuid"`
+	Name string `json:"name"`
+	Boot string `json:"boot,omitempty"` // tells one boot from another; empty when the pool does not say
+}
+
 // PhaseTime is the time one phase took. Finished is zero while the phase lasts.
 type PhaseTime struct {
 	Phase    Phase     `json:"phase"`
@@ -94,19 +101,22 @@ type Event struct {
 
 // Run is the report of one VM run. It is not safe for concurrent use: its driver owns it and hands out copies (Clone).
 type Run struct {
-	ID           string      `json:"id"`
-	Started      time.Time   `json:"started"`
-	Finished     time.Time   `json:"finished,omitzero"`
-	State        State       `json:"state"`
-	Direction    Direction   `json:"direction"`
-	Trust        Trust       `json:"trust"`
-	VM           VM          `json:"vm"`
-	Replica      VM          `json:"replica"`
-	Disks        []Disk      `json:"disks"`
-	Phases       []PhaseTime `json:"phases,omitempty"`
-	Events       []Event     `json:"events,omitempty"`
-	ControlBytes int64       `json:"control_bytes"` // both ways, between the orchestrator and all delegates
-	Error        string      `json:"error,omitempty"`
+	ID        string      `json:"id"`
+	Started   time.Time   `json:"started"`
+	Finished  time.Time   `json:"finished,omitzero"`
+	State     State       `json:"state"`
+	Direction Direction   `json:"direction"`
+	Trust     Trust       `json:"trust"`
+	VM        VM          `json:"vm"`
+	Replica   VM          `json:"replica"`
+	Disks     []Disk      `json:"disks"`
+	Phases    []PhaseTime `json:"phases,omitempty"`
+	Events    []Event     `json:"events,omitempty"`
+	// TargetHosts are the hosts that the delegates of the target ran on, as they were when they came up.
+	TargetHosts  []Host    `json:"target_hosts,omitempty"`
+	Updated      time.Time `json:"updated,omitzero"` // last stored while the transfer went on
+	ControlBytes int64     `json:"control_bytes"`    // both ways, between the orchestrator and all delegates
+	Error        string    `json:"error,omitempty"`
 }
 
 // Validate checks the typed strings and that the times fit the state. It is called before a report is stored.
@@ -145,5 +155,6 @@ func (r Run) Clone() Run {
 	}
 	r.Phases = slices.Clone(r.Phases)
 	r.Events = slices.Clone(r.Events)
+	r.TargetHosts = slices.Clone(r.TargetHosts)
 	return r
 }

@@ -1,0 +1,198 @@
+package replication_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// delegates lists the delegates in a pool.
+func (w *world) delegates(pool *delegate.Pool) map[xapi.Ref]xapi.VM {
+	w.Helper()
+	vms, err := xapi.AllRecords[xapi.VM](w.Context(), pool.API, "VM")
+	if err != nil {
+		w.Error(err)
+	}
+	found := map[xapi.Ref]xapi.VM{}
+	for ref, vm := range vms {
+		if marker, _, _ := replica.Read(w.store.Installation().UUID, vm.UUID, vm.OtherConfig); marker.Kind == replica.KindDelegate {
+			found[ref] = vm
+		}
+	}
+	return found
+}
+
+// killDelegates kills the processes of the delegates in a pool, as kill -9 does.
+func (w *world) killDelegates(pool *delegate.Pool) {
+	for _, vm := range w.delegates(pool) {
+		killed := false
+		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		w.must(err)
+		for _, path := range commands {
+			line, err := os.ReadFile(path)
+			if err != nil || !bytes.Contains(line, []byte("--guest\x00")) || !bytes.Contains(line, []byte("/"+vm.UUID+".")) {
+				continue
+			}
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err == nil {
+				err = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			killed = err == nil
+		}
+		if !killed {
+			w.Errorf("delegate %s has no process that could be killed", vm.UUID)
+		}
+	}
+}
+
+// inPlace is how much of the first disk of the replica has the source's content.
+func (w *world) inPlace() (total int64) {
+	want, err := os.ReadFile(w.simA.VDIPath(w.vm.VDIs[0]))
+	w.must(err)
+	got, err := os.ReadFile(w.replicaPath(0))
+	w.must(err)
+	const block = 64 << 10
+	for off := 0; off < len(want); off += block {
+		if bytes.Equal(want[off:off+block], got[off:off+block]) {
+			total += block
+		}
+	}
+	return total
+}
+
+func causes(run report.Run) (causes []string) {
+	for _, e := range run.Events {
+		causes = append(causes, e.Cause)
+	}
+	return causes
+}
+
+func textOf(run report.Run, cause string) string {
+	for _, e := range run.Events {
+		if e.Cause == cause {
+			return e.Text
+		}
+	}
+	return ""
+}
+
+// resendable is what may be sent again when a run is cut: what its target writes between two acknowledgements.
+const resendable = 64 * mib
+
+// TestDelegateKilled: a delegate that is killed in the middle is replaced, and the run goes on from what is durable.
+func TestDelegateKilled(t *testing.T) {
+	const size = 256 * mib
+	for name, c := range map[string]struct {
+		source, trust bool
+		direction     report.Direction
+		hard          bool // the VM is shut down by somebody, instead of its process dying
+	}{
+		"source":             {source: true, direction: report.Push},
+		"target":             {direction: report.Push},
+		"target, trusted":    {direction: report.Push, trust: true},
+		"source, pull":       {source: true, direction: report.Pull},
+		"target, hard, pull": {direction: report.Pull, hard: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, layout{sizes: []int64{size}})
+			w.request.Direction, w.request.Trust = c.direction, c.trust
+			w.fill(w.vm.VDIs[0], size, 9)
+			if c.trust {
+				w.fill(w.vm.VDIs[0], mib, 1)
+				w.replicate()
+				w.fill(w.vm.VDIs[0], size, 10)
+			}
+			pool := w.b
+			if c.source {
+				pool = w.a
+			}
+			var there, before atomic.Int64 // content on the target, and counted as sent, when the delegate was lost
+			w.engine.Observe = func(run report.Run) {
+				if slices.Contains(causes(run), "delegate-lost") {
+					before.CompareAndSwap(0, run.Disks[0].Sent)
+				}
+			}
+			w.atJournalled(16, func() {
+				if c.hard {
+					for ref := range w.delegates(pool) {
+						w.must(pool.API.Run(t.Context(), "VM.hard_shutdown", nil, ref))
+					}
+				} else {
+					w.killDelegates(pool)
+				}
+				there.Store(w.inPlace())
+			})
+			run := w.replicate()
+			w.equal()
+			w.tidy(len(run.Disks) + map[bool]int{true: 1}[c.trust])
+			if told := causes(run); !slices.Contains(told, "delegate-lost") || !slices.Contains(told, "resumed") {
+				t.Errorf("events %v", run.Events)
+			}
+			if strings.Contains(textOf(run, "resumed"), "from extent 0 ") {
+				t.Errorf("it did not go on: %s", textOf(run, "resumed"))
+			}
+			later := run.Disks[0].Sent - before.Load()
+			if again := later - (size - there.Load()); again > resendable {
+				t.Errorf("%d MiB were sent again", again>>20)
+			}
+			t.Logf("%s; %d MiB were there, then %d were sent", textOf(run, "resumed"), there.Load()>>20, later>>20)
+			// The manifest that was composed of two halves is the source's: nothing differs at the next run.
+			w.request.Trust, w.request.Direction = true, report.Push
+			if d := w.replicate().Disks[0]; d.Mode != report.Trusted || d.Sent != 0 {
+				t.Errorf("the next run is %s (%s) and sends %d bytes", d.Mode, d.Cause, d.Sent)
+			}
+			w.equal()
+		})
+	}
+}
+
+// atJournalled calls act once, as soon as so many extents of the first disk have been journalled.
+func (w *world) atJournalled(extents int64, act func()) {
+	const record = 2 << 10 // bytes, and a little more
+	w.when(func() bool {
+		found, err := filepath.Glob(filepath.Join(w.dir, "state", "manifests", "*", "0.journal"))
+		if err != nil || len(found) != 1 {
+			return false
+		}
+		info, err := os.Stat(found[0])
+		return err == nil && info.Size() >= extents*record
+	}, act)
+}
+
+// TestHostRebooted: when the target's host was rebooted, nothing that was durable is trusted to be.
+func TestHostRebooted(t *testing.T) {
+	const size = 256 * mib
+	w := newWorld(t, layout{sizes: []int64{size}})
+	w.fill(w.vm.VDIs[0], size, 9)
+	w.atJournalled(16, func() {
+		hosts, err := xapi.AllRecords[xapi.Host](t.Context(), w.b.API, "host")
+		w.must(err)
+		for ref := range hosts {
+			w.must(w.b.API.Call(t.Context(), "host.set_other_config", nil, ref, map[string]string{"boot_time": fmt.Sprint(4e9)}))
+		}
+		w.killDelegates(w.b)
+		// What the host had in its memory is lost.
+		w.write(w.replicaPath(0), 8*mib, make([]byte, 4*mib))
+	})
+	run := w.replicate()
+	w.equal()
+	w.tidy(1)
+	if told := causes(run); !slices.Contains(told, "watermark-void") || slices.Contains(told, "resumed") {
+		t.Errorf("events %v", run.Events)
+	}
+	if d := run.Disks[0]; d.Mode != report.Untrusted || !strings.Contains(d.Cause, "was rebooted") {
+		t.Errorf("mode %s (%s)", d.Mode, d.Cause)
+	}
+}
