@@ -227,8 +227,8 @@ var (
 
 // Codes of the ERROR frames that a transfer sends besides netproto's.
 const (
-	CodeFailed   netproto.ErrorCode = netproto.FirstApplicationCode + iota // this end could not go on
-	CodeTask                                                               // ErrTask
-	CodeMismatch                                                           // ErrMismatch
-	CodeInterrupted                                                        // ErrCut: another connection may go on
+	CodeFailed      netproto.ErrorCode = netproto.FirstApplicationCode + iota // this end could not go on
+	CodeTask                                                                  // ErrTask
+	CodeMismatch                                                              // ErrMismatch
+	CodeInterrupted                                                           // ErrCut: another connection may go on
 )

@@ -140,7 +140,8 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 }
 
 // Replicate makes the replica equal to the source VM as it is now, and commits it as a new restore point. Before that it tries
-// to remove what runs that have ended left behind in the two pools.
+// to remove what runs that have ended left behind in the two pools. A run of the same replica whose process died in the middle of
+// its transfer goes on instead, within the resume window and from what is durable: it commits the VM as it was when that run began.
 //
 // Errors are those of Plan, in which case nothing else was touched and the report is empty; a state.ErrBusy while another run
 // is at work on the replica; and whatever stops the run, among it context.Canceled. Then the report says how far it came, the
@@ -155,9 +156,16 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 		return report.Run{}, err
 	}
 	r, err := e.begin(ctx, s)
-	if errors.Is(err, state.ErrBusy) {
-		if r, err = e.beginAfterRecovery(ctx, s); err == nil {
-			r.report.event("recovered", "an earlier run's process had died: what it left behind was removed first")
+	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
+		dead, why, failure := e.takeOver(ctx, s, busy.Run)
+		if failure != nil {
+			return report.Run{}, failure
+		}
+		if dead != nil {
+			return dead.finish(ctx, dead.goOn(ctx))
+		}
+		if r, err = e.beginAfterRecovery(ctx, s, busy.Run); err == nil {
+			r.report.event("recovered", "an earlier run's process had died and it does not go on, for %s: what it left behind was removed first", why)
 		}
 	}
 	if err != nil {
@@ -170,12 +178,11 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 }
 
 // beginAfterRecovery begins a run where another one stands in the way whose process may have died. What recovery removes was
-// part of the view that the plan stands on: all is decided anew. Recovery looks at all runs, and what becomes of others is not
-// this one's concern: it fails only when the way is still not free.
-func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject) (*run, error) {
-	_, failure := e.Recover(ctx, s.source, s.target)
-	if failure != nil {
-		e.log().Warn("not all earlier runs could be recovered", "cause", failure)
+// part of the view that the plan stands on: all is decided anew. Runs of other replicas are left alone: they may go on.
+func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject, other string) (*run, error) {
+	all, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, s.source, s.target), other)
+	if failure = errors.Join(failure, failures(all)); failure != nil {
+		e.log().Warn("an earlier run could not be recovered", "run", other, "cause", failure)
 	}
 	s, err := e.resolve(ctx, s.request)
 	if err != nil {

@@ -99,6 +99,12 @@ func (w *world) killAt(sim *xapisim.Pool, method string, after int) {
 	defer remove()
 	calls := func() int { return sim.Calls(method) + sim.Calls("Async."+method) }
 	before := calls()
+	w.killWhen(method, func() bool { return calls() > before+after })
+}
+
+// killWhen runs a child and kills it as soon as something is so.
+func (w *world) killWhen(what string, so func() bool) {
+	w.Helper()
 	command := exec.CommandContext(w.Context(), os.Args[0])
 	command.Env = append(os.Environ(), childVariable+"="+w.dir)
 	var told output
@@ -109,10 +115,10 @@ func (w *world) killAt(sim *xapisim.Pool, method string, after int) {
 		_ = command.Wait() // it is to be killed
 		close(ended)
 	}()
-	for calls() <= before+after {
+	for !so() {
 		select {
 		case <-ended:
-			w.Fatalf("the child ended before %s: %s", method, told.String())
+			w.Fatalf("the child ended before %s: %s", what, told.String())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -21,7 +21,7 @@ const (
 
 // Recover ends the runs whose process died, and removes what they, and others before, left behind in these pools: from the
 // record alone, so that it serves after a crash anywhere. A replica that such a run had begun to write stays dirty; what the
-// run had journalled is of use to the next. Runs of living processes are left alone. A pool that does not answer keeps what is
+// run had journalled is of use to the next, but it cannot go on as Replicate would have it. Runs of living processes are left alone. A pool that does not answer keeps what is
 // in it, and nothing else.
 //
 // The error joins what could not be removed; the next Recover tries it again.

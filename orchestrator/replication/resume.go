@@ -161,6 +161,9 @@ func (r *run) rewind(ctx context.Context) error {
 	if err := r.noteHost(ctx); err != nil {
 		return err
 	}
+	if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
+		return err
+	}
 	if cause != "" {
 		return r.startOver(ctx, cause)
 	}
@@ -207,6 +210,10 @@ func (d *diskRun) rewind(ctx context.Context) error {
 func (r *run) startOver(ctx context.Context, cause string) error {
 	r.report.event("watermark-void", "%s: what was durable may not be, so that all disks are read and compared from the beginning", cause)
 	r.generation = manifest.NewGeneration()
+	r.report.change(func(run *report.Run) { run.Generation = r.generation.String() })
+	if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
+		return err
+	}
 	for _, d := range r.disks {
 		if err := d.close(); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
@@ -160,15 +161,66 @@ func TestDelegateKilled(t *testing.T) {
 
 // atJournalled calls act once, as soon as so many extents of the first disk have been journalled.
 func (w *world) atJournalled(extents int64, act func()) {
+	w.when(func() bool { return w.journalled(extents) }, act)
+}
+
+// journalled tells whether so many extents of the first disk have been journalled.
+func (w *world) journalled(extents int64) bool {
 	const record = 2 << 10 // bytes, and a little more
-	w.when(func() bool {
-		found, err := filepath.Glob(filepath.Join(w.dir, "state", "manifests", "*", "0.journal"))
-		if err != nil || len(found) != 1 {
-			return false
-		}
-		info, err := os.Stat(found[0])
-		return err == nil && info.Size() >= extents*record
-	}, act)
+	found, err := filepath.Glob(filepath.Join(w.dir, "state", "manifests", "*", "0.journal"))
+	if err != nil || len(found) != 1 {
+		return false
+	}
+	info, err := os.Stat(found[0])
+	return err == nil && info.Size() >= extents*record
+}
+
+// TestOrchestratorKilled: the run of an orchestrator that was killed is carried on by the next one, with the snapshot that it had
+// made, and from what is durable. Once the window has passed it is undone instead.
+func TestOrchestratorKilled(t *testing.T) {
+	const size = 256 * mib
+	for name, window := range map[string]time.Duration{"goes on": 0, "too late": time.Nanosecond} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, layout{sizes: []int64{size, 4 * mib}})
+			w.fill(w.vm.VDIs[0], size, 9)
+			w.killWhen("16 extents are journalled", func() bool { return w.journalled(16) })
+			want, err := os.ReadFile(w.simA.VDIPath(w.vm.VDIs[0]))
+			w.must(err)
+			dead := w.pendingRuns()
+			w.write(w.simA.VDIPath(w.vm.VDIs[0]), size-mib, []byte("written since"))
+			w.request.Trust, w.engine.ResumeWindow = true, window
+			there := w.inPlace()
+			run := w.replicate()
+			w.tidy(1)
+			if window > 0 {
+				if told := causes(run); slices.Contains(dead, run.ID) || !slices.Contains(told, "recovered") || slices.Contains(told, "taken-over") {
+					t.Errorf("run %s after %v: events %v", run.ID, dead, run.Events)
+				}
+				w.equal()
+				return
+			}
+			if told := causes(run); !slices.Contains(dead, run.ID) || !slices.Contains(told, "taken-over") {
+				t.Errorf("run %s after %v: events %v", run.ID, dead, run.Events)
+			}
+			if text := textOf(run, "resumed"); text == "" || strings.Contains(text, "from extent 0 ") {
+				t.Errorf("it did not go on: %v", run.Events)
+			}
+			if again := run.Disks[0].Sent - (size - there); again > resendable {
+				t.Errorf("%d MiB were sent again", again>>20)
+			}
+			t.Logf("%s; %d MiB were there, then %d were sent", textOf(run, "resumed"), there>>20, run.Disks[0].Sent>>20)
+			got, err := os.ReadFile(w.replicaPath(0))
+			w.must(err)
+			if !bytes.Equal(got[:size], want) {
+				t.Error("the replica is not the VM as it was when the run began")
+			}
+			d := w.replicate().Disks[0]
+			w.equal()
+			if d.Mode != report.Trusted || d.Sent > 2*mib {
+				t.Errorf("the next run is %s (%s) and sends %d bytes", d.Mode, d.Cause, d.Sent)
+			}
+		})
+	}
 }
 
 // TestHostRebooted: when the target's host was rebooted, nothing that was durable is trusted to be.

@@ -36,7 +36,7 @@ type run struct {
 	disks       []*diskRun
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
-	resumed     bool  // delegates were replaced, or the run was taken over
+	resumed     bool  // delegates were replaced, or the run of a dead process goes on
 }
 
 // delegates of a run; with one for both sides they are the same.
@@ -62,7 +62,8 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 	if err := e.ensureRecord(ctx, s); err != nil {
 		return nil, err
 	}
-	first := report.Run{Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica}
+	generation := manifest.NewGeneration()
+	first := report.Run{Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
 	for _, d := range s.plan.Disks {
 		first.Disks = append(first.Disks, report.Disk{
 			Disk: d.Disk, LogicalSize: d.Size, State: report.DiskPending,
@@ -75,7 +76,7 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 	}
 	r := &run{
 		subject: s, engine: e, store: e.Store, id: begun.Report.ID, report: newRecorder(begun.Report, s.started, e.Observe),
-		generation: manifest.NewGeneration(), saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, s.source, s.target)),
+		generation: generation, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, s.source, s.target)),
 	}
 	r.log = e.log().With("run", r.id, "vm", s.vm.NameLabel)
 	for _, d := range s.plan.Disks {

@@ -112,6 +112,8 @@ type Run struct {
 	Disks     []Disk      `json:"disks"`
 	Phases    []PhaseTime `json:"phases,omitempty"`
 	Events    []Event     `json:"events,omitempty"`
+	// Generation is what the run marks the replica with, once it writes to it.
+	Generation string `json:"generation,omitempty"`
 	// TargetHosts are the hosts that the delegates of the target ran on, as they were when they came up.
 	TargetHosts  []Host    `json:"target_hosts,omitempty"`
 	Updated      time.Time `json:"updated,omitzero"` // last stored while the transfer went on

@@ -43,6 +43,16 @@ func Sweep(ctx context.Context, store *state.Store, undoers Undoers) ([]Recovere
 	return recoverRuns(ctx, store, ended, undoers)
 }
 
+// RecoverRun is Recover for one run.
+func RecoverRun(ctx context.Context, store *state.Store, undoers Undoers, run string) ([]Recovered, error) {
+	pending, err := store.PendingRuns(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pending = slices.DeleteFunc(pending, func(r state.Run) bool { return r.Report.ID != run })
+	return recoverRuns(ctx, store, pending, undoers)
+}
+
 // LeftOvers lists the runs that have ended and left objects behind.
 func LeftOvers(ctx context.Context, store *state.Store) ([]state.Run, error) {
 	pending, err := store.PendingRuns(ctx)

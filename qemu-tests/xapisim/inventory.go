@@ -41,7 +41,7 @@ func (p *Pool) buildHost(n int, h *host) *object {
 	host := p.db.insert("host", map[string]any{
 		"name_label": name, "name_description": "Default install", "hostname": name, "address": h.ip.String(),
 		"other_config": map[string]string{"boot_time": fmt.Sprintf("%d.", time.Now().Unix())},
-		"metrics": metrics.ref, "enabled": true, "edition": "xcp-ng", "memory_overhead": int64(512 << 20),
+		"metrics":      metrics.ref, "enabled": true, "edition": "xcp-ng", "memory_overhead": int64(512 << 20),
 		"API_version_major": int64(2), "API_version_minor": int64(21), "API_version_vendor": "XenSource",
 		"software_version": map[string]string{
 			"product_brand": "XCP-ng", "product_version": "8.3.0", "product_version_text": "8.3", "platform_name": "XCP",

@@ -1,0 +1,191 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// takeOver makes a run of its own of one whose process died while it moved disks: the source's snapshot and its clones are still
+// there, and the journal says what is durable. It returns nil, and why, when that run cannot go on; it is then untouched. The
+// subject is a new look at what that run was about.
+func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, why string, err error) {
+	dead, err := e.Store.Run(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	generation, why := e.canGoOn(s, dead)
+	if why != "" {
+		return nil, why, nil
+	}
+	objects, err := e.Store.Objects(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	r = &run{
+		subject: s, engine: e, store: e.Store, id: id, generation: generation, resumed: true,
+		report: &recorder{run: dead.Report, observe: e.Observe},
+		saga:   saga.New(e.Store, id, Undoers(e.Store, s.source, s.target)), retired: dead.Report.ControlBytes,
+		standbyRef: s.standby.vm.Ref, standbyUUID: s.standby.vm.UUID,
+	}
+	r.log = e.log().With("run", r.id, "vm", s.vm.NameLabel)
+	for i := range s.plan.Disks {
+		r.disks = append(r.disks, r.diskOf(&s.plan.Disks[i], dead.Report.Disks[i]))
+	}
+	if why, err = r.findMade(ctx, objects); why != "" || err != nil {
+		return nil, why, err
+	}
+	if _, err := e.Store.TakeOver(ctx, id); errors.Is(err, state.ErrBusy) || errors.Is(err, state.ErrForeignHost) {
+		return nil, "its process lives, or may", nil // who begins a run in its place finds out
+	} else if err != nil {
+		return nil, "", err
+	}
+	return r, "", nil
+}
+
+// canGoOn compares what a run was about with what there is now. It returns the run's generation, or why it cannot go on.
+func (e *Engine) canGoOn(s *subject, dead state.Run) (generation manifest.Generation, why string) {
+	was := dead.Report
+	last := was.Updated
+	var phase report.Phase
+	if n := len(was.Phases); n > 0 {
+		phase = was.Phases[n-1].Phase
+		if started := was.Phases[n-1].Started; started.After(last) {
+			last = started
+		}
+	}
+	generation, err := manifest.ParseGeneration(was.Generation)
+	switch {
+	case dead.Kind != state.RunReplicate || phase != report.PhaseTransfer:
+		return generation, "it was not moving disks"
+	case time.Since(last) > e.resumeWindow():
+		return generation, fmt.Sprintf("the resume window of %v has passed", e.resumeWindow())
+	case was.Direction != s.plan.Direction || was.Trust != s.plan.Trust:
+		return generation, "it was to go another way"
+	case err != nil || s.standby == nil || len(s.plan.Removed) > 0 || len(was.Disks) != len(s.plan.Disks):
+		return generation, "the VM or its replica changed"
+	}
+	dirty := manifest.State{Dirty: true, Generation: generation}
+	for i, plan := range s.plan.Disks {
+		_, exists := s.standbyDisks[plan.Disk]
+		at := slices.IndexFunc(s.record.Disks, func(d state.Disk) bool { return d.Disk == plan.Disk })
+		switch {
+		case was.Disks[i].Disk != plan.Disk || was.Disks[i].LogicalSize != plan.Size || !exists:
+			return generation, fmt.Sprintf("disk %s changed", plan.Disk)
+		case at < 0 || s.record.Disks[at].State != dirty:
+			return generation, "it had not begun to write"
+		}
+	}
+	return generation, ""
+}
+
+// diskOf has a disk taken for what the dead run took it for.
+func (r *run) diskOf(plan *DiskPlan, was report.Disk) *diskRun {
+	plan.Rung, plan.Cause, plan.Untested = was.Rung, was.Cause, was.Untested
+	switch {
+	case was.Mode != report.Trusted:
+		plan.Baseline = BaselineScan
+	case was.Rung == rungFresh:
+		plan.Baseline = BaselineZero
+	default:
+		plan.Baseline = BaselineManifest
+	}
+	standby := r.standbyDisks[plan.Disk]
+	return &diskRun{run: r, plan: *plan, vdi: standby.VDIRef, uuid: standby.VDI.UUID}
+}
+
+// findMade finds the clones that the dead run made of its snapshot, and what it had not yet recorded as kept.
+func (r *run) findMade(ctx context.Context, objects []state.Object) (why string, err error) {
+	snapshot := false
+	for _, o := range objects {
+		if o.Status != state.ObjectCreated {
+			continue
+		}
+		switch replica.Kind(o.Kind) {
+		case replica.KindSnapshot:
+			snapshot = true
+		case replica.KindReplica, replica.KindReplicaDisk:
+			r.made = append(r.made, o)
+		case replica.KindClone:
+			if err := r.findClone(ctx, o); err != nil {
+				return "", err
+			}
+		}
+	}
+	missing := slices.ContainsFunc(r.disks, func(d *diskRun) bool { return d.clone == "" })
+	if !snapshot || missing {
+		return "its snapshot of the source is gone", nil
+	}
+	return "", nil
+}
+
+func (r *run) findClone(ctx context.Context, o state.Object) error {
+	ref, err := xapi.GetByUUID(ctx, r.source.API, classVDI, o.UUID)
+	if xapi.IsCode(err, codeUUIDInvalid) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	vdi, err := xapi.GetRecord[xapi.VDI](ctx, r.source.API, classVDI, ref)
+	if err != nil {
+		return err
+	}
+	marker, owner, _ := replica.Read(r.store.Installation().UUID, vdi.UUID, vdi.OtherConfig) // a malformed marker is one that was not finished
+	for _, d := range r.disks {
+		if owner == replica.Ours && marker.Run == r.id && marker.Disk == d.plan.Disk {
+			d.clone = ref
+		}
+	}
+	return nil
+}
+
+// goOn carries a run that was taken over to its commit. Delegates of the dead process are replaced: what they have done since is
+// on the disks, and is found there.
+func (r *run) goOn(ctx context.Context) error {
+	r.report.event("taken-over", "the process of the run had died; it goes on with the snapshot of %s", r.report.copy().Started.Format(time.RFC3339))
+	r.report.phase(report.PhaseSpawn)
+	objects, err := r.store.Objects(ctx, r.id)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if o.Pending() && o.Kind == string(replica.KindDelegate) {
+			if err := r.saga.Undo(ctx, o); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.store.ReleaseRun(ctx, r.id); err != nil {
+		return err
+	}
+	if err := r.spawn(ctx); err != nil {
+		return err
+	}
+	if err := r.checkAgain(ctx); err != nil {
+		return err
+	}
+	r.report.phase(report.PhaseTransfer)
+	if err := r.markDirty(ctx); err != nil {
+		return err
+	}
+	if err := r.rewind(ctx); err != nil {
+		return err
+	}
+	if err := r.transfer(ctx); err != nil {
+		return err
+	}
+	r.report.phase(report.PhaseCommit)
+	if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
+		return err
+	}
+	return r.commit(ctx)
+}
