@@ -49,7 +49,7 @@ func (c *Content) name(block uint64) uint64 {
 		return 0
 	}
 	if c.changed(block) {
-		return mix(^(c.Seed+block)) | 1
+		return mix(^(c.Seed + block)) | 1
 	}
 	switch kind := mix(c.Seed + block); {
 	case kind%zeroOneIn == 0:
