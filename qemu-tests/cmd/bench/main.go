@@ -147,10 +147,12 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("build the program under test: %w", err)
 	}
 	if err := b.measureAll(ctx); err != nil {
-		return err
+		b.failed = append(b.failed, "ended early: "+err.Error())
 	}
-	if err := b.write(ctx, began); err != nil {
-		return err
+	if len(b.rows) > 0 {
+		if err := b.write(context.WithoutCancel(ctx), began); err != nil {
+			return err
+		}
 	}
 	if len(b.failed) > 0 {
 		return fmt.Errorf("not all was measured:\n%s", strings.Join(b.failed, "\n"))

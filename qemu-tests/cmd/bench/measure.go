@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,8 +55,8 @@ func (b *bench) measureAll(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(b.rows) == 0 {
-		return fmt.Errorf("nothing was measured: %s", cmp.Or(strings.Join(b.failed, "\n"), "-cases matches no case"))
+	if len(b.rows)+len(b.failed) == 0 {
+		return errors.New("-cases matches no case")
 	}
 	return nil
 }
@@ -184,6 +183,9 @@ func (b *bench) collect(w workload, ideal dataset.Ideal, entries []*entry) {
 			row.Case = name
 			if e.tool.Name == report.Limit {
 				limitOf(&row, w.line, ideal)
+			}
+			if len(e.cases) > 1 {
+				row.Note += "; one measurement for " + strings.Join(e.cases, " and ")
 			}
 			if b.caches != nil {
 				row.Note += "; " + b.caches.Error()

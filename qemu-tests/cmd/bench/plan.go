@@ -44,8 +44,10 @@ func plan(thin peers.Line) []workload {
 		all = append(all, workload{name: name, line: thin, trust: true, peers: []peers.Tool{peers.Rsync("rsync-z", "-z")}})
 	}
 	for _, name := range copies {
-		all = append(all, workload{name: name, line: thin, peers: []peers.Tool{peers.Rsync("rsync-z", "-z"), peers.NbdcopyTLS()}})
+		all = append(all, workload{name: name, line: thin, peers: []peers.Tool{peers.Rsync("rsync-z", "-z")}})
 	}
+	// What does not compress takes a tool that cannot compress no longer than the others.
+	all[len(all)-1].peers = append(all[len(all)-1].peers, peers.NbdcopyTLS())
 	return all
 }
 

@@ -70,6 +70,33 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
+// A peer knows nothing of trust: one measurement stands in both cases. What failed stands in none.
+func TestCollect(t *testing.T) {
+	w := workload{name: "db", line: peers.Loopback(), trust: true}
+	plain, trusted := w.cases()[0], w.cases()[1]
+	limit, ours, rsync := peers.Limit("bench"), peers.Understudy("understudy"), peers.Rsync("rsync")
+	entries := []*entry{
+		{tool: limit, cases: []string{plain}, rows: []report.Row{{Tool: limit.Name, Wall: 2}}},
+		{tool: ours, cases: []string{plain}, rows: []report.Row{{Tool: ours.Name, Wall: 3}, {Tool: ours.Name, Wall: 1}, {Tool: ours.Name, Wall: 2}}},
+		{tool: limit, trust: true, cases: []string{trusted}, rows: []report.Row{{Tool: limit.Name, Wall: 1}}},
+		{tool: ours, trust: true, cases: []string{trusted}},
+		{tool: rsync, cases: w.cases(), rows: []report.Row{{Tool: rsync.Name, Wall: 5, SameWork: true}}},
+	}
+	b := &bench{}
+	b.collect(w, dataset.Ideal{Raw: 77}, entries)
+	var got []string
+	for _, r := range b.rows {
+		got = append(got, r.Case+" "+r.Tool)
+	}
+	want := []string{plain + " limit", plain + " understudy", plain + " rsync", trusted + " limit", trusted + " rsync"}
+	if !slices.Equal(got, want) {
+		t.Fatalf("rows %v", got)
+	}
+	if b.rows[0].WireBytes != 77 || b.rows[1].Wall != 2 || b.rows[4].Allowed == nil {
+		t.Errorf("rows %+v", b.rows)
+	}
+}
+
 // The limit of a thin line is the line.
 func TestLimitOfTheLine(t *testing.T) {
 	ideal := dataset.Ideal{Raw: 100 << 20, Compressed: 50_000_000, Parts: 50 << 20, PartsCompressed: 25_000_000}

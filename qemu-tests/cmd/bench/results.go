@@ -33,7 +33,7 @@ func (b *bench) write(ctx context.Context, machine []report.Fact) error {
 			report.Fact{Name: "caches", Value: map[bool]string{true: "dropped before each run", false: "not dropped: that needs root"}[b.caches == nil]},
 			report.Fact{Name: "thin line", Value: b.thin + ": payload of TCP each way, and the round trip, by netproto/line"},
 			report.Fact{Name: "ideal", Value: fmt.Sprintf("zstd level %q over blocks of 64 KiB, each by itself", dataset.Level)},
-			report.Fact{Name: "wire bytes", Value: "understudy counts at its sockets, TLS included; of the others the line counts, on loopback the device, with headers of TCP and IP"},
+			report.Fact{Name: "wire bytes", Value: "understudy counts at its sockets, TLS included; of the others the line counts, or a loopback device of their own, with headers of TCP and IP"},
 			report.Fact{Name: "peak RSS", Value: "of the tool's largest process"},
 		),
 	}

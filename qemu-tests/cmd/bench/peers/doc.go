@@ -3,7 +3,7 @@
 //	server (rsync's daemon, nbdkit) ◀══ line ══ client        the clock: from the client's start until the target is synced
 //	     ╰───────── processor time, disk reads: what the kernel has added up of the processes that ended
 //	     ╰───────── memory: the largest VmHWM, looked at every tenth of a second
-//	     ╰───────── wire: the loopback device's counter, or the line's own
+//	     ╰───────── wire: the line's own counter, or that of a loopback device in a namespace of their own
 //
-// A run has the machine for itself: the counters are of all children of this process, and the loopback device's of all traffic there.
+// One run at a time: the counters are of all children of this process.
 package peers

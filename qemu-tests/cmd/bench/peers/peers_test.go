@@ -145,3 +145,26 @@ func TestThin(t *testing.T) {
 		t.Error("a line without a rate is taken")
 	}
 }
+
+// A loopback device of one's own has carried nothing yet, and the processes started there use it.
+func TestAlone(t *testing.T) {
+	err := errors.New("not called")
+	_, failed := alone(func() error {
+		before, err1 := readCounters()
+		out, err2 := exec.Command("readlink", "/proc/self/ns/net").Output()
+		mine, err3 := os.Readlink("/proc/thread-self/ns/net")
+		if err = errors.Join(err1, err2, err3); err == nil && strings.TrimSpace(string(out)) != mine {
+			err = errors.New("a child is in another namespace")
+		}
+		if all, _ := os.Readlink("/proc/self/ns/net"); all != mine && before.loopback != 0 {
+			err = errors.New("its loopback device has been used")
+		}
+		return err
+	})
+	if err != nil || failed != nil {
+		t.Error(err, failed)
+	}
+	if _, err := alone(func() error { return os.ErrClosed }); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+}

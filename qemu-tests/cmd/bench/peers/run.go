@@ -29,6 +29,7 @@ type usage struct {
 	rss       int64
 	read      int64
 	wire      int64
+	shared    bool // wire holds what others sent over the loopback device
 }
 
 // commands are the processes of a run. Both get the port that is theirs to listen on or to dial.
@@ -40,6 +41,20 @@ type commands struct {
 // run starts the server, then runs and measures the client until the target is synced. It returns the commands too, as a person would
 // type them.
 func (j Job) run(ctx context.Context, c commands) (u usage, command string, err error) {
+	run := func() error {
+		u, command, err = j.measure(ctx, c)
+		return err
+	}
+	if c.server == nil || j.Line.Flag != "" { // no line, or one that counts
+		err = run()
+		return u, command, err
+	}
+	own, err := alone(run)
+	u.shared = !own
+	return u, command, err
+}
+
+func (j Job) measure(ctx context.Context, c commands) (u usage, command string, err error) {
 	before, err := readCounters()
 	if err != nil {
 		return u, "", err

@@ -18,8 +18,7 @@ import (
 // Tool is something that makes one disk equal to another, or stands for it.
 type Tool struct {
 	Name     string
-	SameWork bool   // as report.Row has it
-	Note     string // what it does not do
+	SameWork bool // as report.Row has it
 	run      func(ctx context.Context, j Job) (report.Row, error)
 }
 
@@ -30,21 +29,22 @@ func (t Tool) Run(ctx context.Context, j Job) (report.Row, error) {
 		return row, fmt.Errorf("%s: %w", t.Name, err)
 	}
 	row.Tool, row.SameWork = t.Name, t.SameWork
-	if t.Note != "" {
-		row.Note = t.Note
-	}
 	return row, nil
 }
 
-// measured makes a tool of commands.
+// measured makes a tool of commands. note says what it does not do.
 func measured(name string, sameWork bool, note string, of func(j Job) (commands, error)) Tool {
-	return Tool{Name: name, SameWork: sameWork, Note: note, run: func(ctx context.Context, j Job) (report.Row, error) {
+	return Tool{Name: name, SameWork: sameWork, run: func(ctx context.Context, j Job) (report.Row, error) {
 		c, err := of(j)
 		if err != nil {
 			return report.Row{}, err
 		}
 		u, command, err := j.run(ctx, c)
-		return report.Row{Wall: u.wall, CPU: u.cpu, PeakRSS: u.rss, ReadBytes: u.read, WireBytes: u.wire, Command: command}, err
+		row := report.Row{Wall: u.wall, CPU: u.cpu, PeakRSS: u.rss, ReadBytes: u.read, WireBytes: u.wire, Command: command, Note: note}
+		if u.shared {
+			row.Note += "; wire bytes of all that used the loopback device"
+		}
+		return row, err
 	}}
 }
 

@@ -33,7 +33,7 @@ func readCounters() (c counters, err error) {
 		return c, err
 	}
 	// Received bytes and seven more numbers come before the bytes sent.
-	devices, err := os.ReadFile("/proc/net/dev")
+	devices, err := os.ReadFile("/proc/thread-self/net/dev")
 	if err != nil {
 		return c, err
 	}
@@ -129,7 +129,7 @@ func parentOf(pid int) (int, bool) {
 // listens reports whether a port of 127.0.0.1 or of all addresses takes connections. It looks instead of dialling: a connection would
 // be counted, and a server may serve but one.
 func listens(port int) (bool, error) {
-	f, err := os.Open("/proc/net/tcp")
+	f, err := os.Open("/proc/thread-self/net/tcp")
 	if err != nil {
 		return false, err
 	}
