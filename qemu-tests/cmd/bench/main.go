@@ -125,7 +125,7 @@ func sizeFor(dir string) (int64, error) {
 		return 0, fmt.Errorf("room in %s: %w", dir, err)
 	}
 	free := int64(st.Bavail) * st.Bsize
-	for size := int64(8 << 30); size >= 8*dataset.MinSize; size /= 2 {
+	for size := int64(8 << 30); size >= 1<<30; size /= 2 {
 		if size*folderTimesSize <= free {
 			return size, nil
 		}

@@ -71,5 +71,5 @@ func copyWhole(dst, src string) error {
 	}
 	// Readers and writers that offer more would let the kernel keep the holes.
 	_, err = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 4<<20))
-	return errors.Join(err, to.Sync(), to.Close())
+	return errors.Join(err, to.Close())
 }

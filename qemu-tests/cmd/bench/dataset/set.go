@@ -12,7 +12,7 @@ import (
 )
 
 // MinSize is the smallest disk that still has something of everything.
-const MinSize = 64 << 20
+const MinSize = 32 << 20
 
 // Shares of the disk.
 const (

@@ -147,7 +147,8 @@ func listens(port int) (bool, error) {
 // ErrNotRoot says that the page cache cannot be emptied.
 var ErrNotRoot = errors.New("the page cache was not dropped: that needs root")
 
-// DropCaches empties the page cache, without which buffered tools would read from memory.
+// DropCaches writes out what waits in the page cache and empties it: buffered tools would read from memory, and pay for the writes of
+// those before them.
 func DropCaches() error {
 	syscall.Sync()
 	err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
