@@ -28,7 +28,7 @@ func TestMounts(t *testing.T) {
 	if got := w.asked("mount"); !slices.Equal(got, want) {
 		t.Errorf("mounted %q, want %q", got, want)
 	}
-	for name, want := range map[string]string{"kernel/panic": "5", "kernel/panic_on_oops": "1"} {
+	for name, want := range map[string]string{"kernel/panic": "5", "kernel/panic_on_oops": "1", "net/ipv4/tcp_rmem": "4096 131072 16777216", "net/ipv4/tcp_wmem": "4096 16384 16777216"} {
 		if got := strings.TrimSpace(w.read("/proc/sys/" + name)); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}

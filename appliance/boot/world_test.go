@@ -80,7 +80,7 @@ func newWorld(t *testing.T) *world {
 	w.write("/proc/meminfo", meminfo(217, 185))
 	w.write("/proc/vmstat", "pgfault 9\noom_kill 3\n")
 	w.write("/proc/self/oom_score_adj", "0\n")
-	for _, key := range []string{"kernel/panic", "kernel/panic_on_oops"} {
+	for _, key := range []string{"kernel/panic", "kernel/panic_on_oops", "net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem"} {
 		w.write("/proc/sys/"+key, "0\n")
 	}
 	w.write("/sys/class/tty/console/active", "tty0 hvc0\n")
