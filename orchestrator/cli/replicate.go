@@ -149,6 +149,9 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 		}
 		fmt.Fprintf(w, "space (%s) on SR %s: at most %s, %s\n", s.Side, s.SRName, size(s.Needed), free)
 	}
+	if len(p.Limit) > 0 {
+		fmt.Fprintf(w, "sends at most %s\n", p.Limit)
+	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "note: %s\n", n.Text)
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
@@ -20,7 +21,9 @@ type Plan struct {
 	Disks     []DiskPlan       `json:"disks"`
 	Removed   []string         `json:"removed,omitempty"` // disks that the source has no more; detached, not destroyed
 	Placement placement.Plan   `json:"placement"`
-	Notes     []Note           `json:"notes,omitempty"`
+	// Limit is how fast the run may send, written as rules; empty: as fast as it can.
+	Limit ratelimit.Schedule `json:"limit,omitempty"`
+	Notes []Note             `json:"notes,omitempty"`
 }
 
 // Note is something to know of a plan that does not stop it; it becomes an event of the run.

@@ -193,7 +193,7 @@ func (s *subject) place() error {
 		VM: report.VM{UUID: s.vm.UUID, Name: s.vm.NameLabel, Pool: s.source.Name, PoolUUID: s.source.Inventory.UUID},
 		Replica: report.VM{Name: replicaName(s.request.NamePattern, s.vm.NameLabel), Pool: s.target.Name,
 			PoolUUID: s.target.Inventory.UUID},
-		Disks: s.diskPlans(), Removed: s.removed(),
+		Disks: s.diskPlans(), Removed: s.removed(), Limit: s.request.Limit,
 	}
 	existing := map[int]int64{}
 	for _, disk := range s.standbyDisks {
