@@ -1,6 +1,7 @@
 package appliance_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 func scanSpec(id string, key manifest.Key, size int64) control.TaskSpec {
@@ -72,6 +74,31 @@ func TestScanWithKnown(t *testing.T) {
 	last, err := d.Journal(ctx, "scan", 0, after, 0, 0)
 	if err != nil || len(last.Records) != 0 || !last.End || last.Watermark != count {
 		t.Errorf("after the last record: %+v, %v, want the end and watermark %d", last, err, count)
+	}
+}
+
+// A verify reads what it was told to and names what differs.
+func TestVerifySample(t *testing.T) {
+	d, key := launch(t), newKey(t)
+	setKey(t, key, d)
+	content := noise(1, 5*manifest.ExtentSize)
+	known, _ := extents(key, content)
+	for _, e := range []int{1, 2, 4} {
+		content[e*manifest.ExtentSize+1]++
+	}
+	d.plug(4, image(t, content))
+	for first, want := range map[uint32][]uint32{0: {2, 4}, 1: {1}} {
+		spec := scanSpec(fmt.Sprintf("verify-%d", first), key, int64(len(content)))
+		spec.Kind, spec.Known, spec.Sample = control.KindVerify, true, transfer.Sample{Every: 2, First: first}
+		d.post(spec)
+		if err := d.PutKnown(t.Context(), spec.ID, spec.Sample.Of(known)); err != nil {
+			t.Fatal(err)
+		}
+		status := d.wait(spec.ID)
+		d.expectDone(status)
+		if status.Verified == nil || !slices.Equal(status.Verified.Differing, want) || status.Verified.Bytes != status.Counters.Read {
+			t.Errorf("sample %d of 2: %+v, read %d; want extents %v", first, status.Verified, status.Counters.Read, want)
+		}
 	}
 }
 

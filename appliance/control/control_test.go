@@ -30,11 +30,13 @@ func valid(kind control.Kind) control.TaskSpec {
 		s.Sinks = []control.Sink{{Peer: peer}}
 	case control.KindCopy:
 		s.Target = 5
+	case control.KindVerify:
+		s.Known, s.Sample = true, transfer.Sample{Every: 3, First: 2}
 	}
 	return s
 }
 
-var kinds = []control.Kind{control.KindScan, control.KindSend, control.KindReceive, control.KindCopy}
+var kinds = []control.Kind{control.KindScan, control.KindSend, control.KindReceive, control.KindCopy, control.KindVerify}
 
 func TestValidate(t *testing.T) {
 	for _, kind := range kinds {
@@ -82,6 +84,13 @@ func TestValidateRefuses(t *testing.T) {
 		"known not announced":      {control.KindSend, func(s *control.TaskSpec) { s.Sinks[0].Trusted = control.TrustKnown }, "announced"},
 		"unknown trust":            {control.KindSend, func(s *control.TaskSpec) { s.Sinks[0].Trusted = "blindly" }, "blindly"},
 		"send trusts peer":         {control.KindSend, func(s *control.TaskSpec) { s.Sinks[0].Trusted = control.TrustPeer }, "unknown trusted"},
+		"scan of a sample":         {control.KindScan, func(s *control.TaskSpec) { s.Sample.Every = 2 }, "only a verify"},
+		"verify without digests":   {control.KindVerify, func(s *control.TaskSpec) { s.Known = false }, "known digests"},
+		"verify with records":      {control.KindVerify, func(s *control.TaskSpec) { s.Records = true }, "records"},
+		"sample beyond":            {control.KindVerify, func(s *control.TaskSpec) { s.Sample.First = 3 }, "first below every"},
+		"sample of one":            {control.KindVerify, func(s *control.TaskSpec) { s.Sample = transfer.Sample{First: 1} }, "first below every"},
+		"large sample":             {control.KindVerify, func(s *control.TaskSpec) { s.Sample.Every = 1<<16 + 1 }, "at most"},
+		"empty sample":             {control.KindVerify, func(s *control.TaskSpec) { s.Sample = transfer.Sample{Every: 9, First: 8} }, "no extent"},
 		"copy onto itself":         {control.KindCopy, func(s *control.TaskSpec) { s.Target = s.Device }, "onto itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,6 +109,13 @@ func TestTableBytes(t *testing.T) {
 	s.Sinks = []control.Sink{{Trusted: control.TrustKnown}, {Trusted: control.TrustManifest}, {Trusted: control.TrustZero}, {}}
 	if got, want := s.TableBytes(), int64(3*5*32); got != want {
 		t.Errorf("tables take %d bytes, want %d", got, want)
+	}
+}
+
+func TestTableOfASample(t *testing.T) {
+	s := valid(control.KindVerify) // extent 2 of 5
+	if got := s.TableBytes(); got != 32 || s.ExtentsBytes() != 32 {
+		t.Errorf("tables take %d bytes, the body has %d, want 32", got, s.ExtentsBytes())
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	KindSend    Kind = "send"    // sends a disk to one or more sinks
 	KindReceive Kind = "receive" // writes a disk from what one sender sends
 	KindCopy    Kind = "copy"    // writes one disk from another inside the delegate
+	KindVerify  Kind = "verify"  // reads a disk back, or a sample of it, and compares it with the known digests
 )
 
 // Trusted says what is known of a target's content without scanning it.
@@ -67,7 +68,7 @@ type TaskSpec struct {
 	// ID is the task's name, chosen by the orchestrator and told to both ends of a transfer: 1..64 of A–Z a–z 0–9 . _ -
 	ID   string `json:"id"`
 	Kind Kind   `json:"kind"`
-	// Device is the VBD number of the disk: the source of scan, send and copy, the target of receive.
+	// Device is the VBD number of the disk: the source of scan, verify, send and copy, the target of receive.
 	Device int `json:"device"`
 	// Target is the VBD number of a copy's target.
 	Target int `json:"target,omitempty"`
@@ -95,10 +96,15 @@ type TaskSpec struct {
 	// ResumeSeconds is how long a send and a receive try to meet again after their connection was cut, counted from the last time
 	// that they came further; 0: not at all.
 	ResumeSeconds int `json:"resume_seconds,omitempty"`
+	// Sample is what a verify reads; its zero value is the whole disk. Only the digests of these extents come by PUT known.
+	Sample transfer.Sample `json:"sample,omitzero"`
 }
 
 // MaxResume bounds TaskSpec.ResumeSeconds: a week.
 const MaxResume = 7 * 24 * 3600
+
+// maxEvery bounds Sample.Every.
+const maxEvery = 1 << 16
 
 var taskID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
@@ -160,11 +166,24 @@ func (s *TaskSpec) validateKind() error {
 	if s.Kind != KindCopy && s.Target != 0 {
 		return errors.New("only a copy has a target")
 	}
+	if s.Kind != KindVerify && s.Sample != (transfer.Sample{}) {
+		return errors.New("only a verify has a sample")
+	}
 	if !s.Writes() && s.Trusted != TrustNone {
 		return errors.New("only a copy and a receive have trusted; a send has it by sink")
 	}
 	switch s.Kind {
 	case KindScan:
+		return nil
+	case KindVerify:
+		switch {
+		case !s.Known || s.Records:
+			return errors.New("a verify needs known digests, and has no records")
+		case s.Sample.Every > maxEvery || s.Sample.First > 0 && s.Sample.First >= s.Sample.Every:
+			return fmt.Errorf("sample %d of %d: every is at most %d, first below every", s.Sample.First, s.Sample.Every, maxEvery)
+		case s.KnownExtents() == 0:
+			return fmt.Errorf("sample %d of %d holds no extent of a disk of %d bytes", s.Sample.First, s.Sample.Every, s.Size)
+		}
 		return nil
 	case KindCopy:
 		if s.Target == s.Device {
@@ -195,7 +214,7 @@ func (s *TaskSpec) validateKind() error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("unknown kind %.20q: use scan, send, receive or copy", s.Kind)
+		return fmt.Errorf("unknown kind %.20q: use scan, verify, send, receive or copy", s.Kind)
 	}
 }
 
@@ -272,7 +291,10 @@ func (s *TaskSpec) TableBytes() int64 {
 	return tables * s.ExtentsBytes()
 }
 
+// KnownExtents is how many digests come by PUT known: one for each extent, or for each of the sample.
+func (s *TaskSpec) KnownExtents() uint32 { return s.Sample.Count(manifest.Geometry{Size: s.Size}) }
+
 // ExtentsBytes is the length of the body of PUT known and PUT baseline: 32 bytes an extent.
 func (s *TaskSpec) ExtentsBytes() int64 {
-	return int64(manifest.Geometry{Size: s.Size}.Extents()) * int64(len(manifest.Digest{}))
+	return int64(s.KnownExtents()) * int64(len(manifest.Digest{}))
 }

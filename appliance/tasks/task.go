@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/appliance/devices"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // task is one order. Its goroutine is run.
@@ -30,14 +31,15 @@ type task struct {
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
 
-	mu      sync.Mutex
-	state   control.State
-	waiting string
-	err     error
-	root    manifest.Digest
-	result  manifest.Digest
-	trusted bool
-	changed chan struct{} // closed and replaced at every change of state
+	mu       sync.Mutex
+	state    control.State
+	waiting  string
+	err      error
+	root     manifest.Digest
+	result   manifest.Digest
+	trusted  bool
+	verified *transfer.VerifyResult
+	changed  chan struct{} // closed and replaced at every change of state
 }
 
 // sink is one side of a task that has a baseline and a journal of its own.
@@ -69,7 +71,7 @@ func newTask(m *Manager, spec control.TaskSpec, key manifest.Key) *task {
 		ctx: ctx, cancel: cancel, ended: make(chan struct{}), state: control.StateWaiting, changed: make(chan struct{}),
 	}
 	if spec.Known {
-		t.known = newTable(t.geometry.Extents())
+		t.known = newTable(spec.KnownExtents())
 	}
 	if spec.Kind == control.KindSend {
 		for _, s := range spec.Sinks {
@@ -103,7 +105,7 @@ func (t *task) newSink(peer control.Peer, trusted control.Trusted, records bool)
 // fill reads extent digests into a table, after a look at the body's length.
 func (t *task) fill(table *table, body io.Reader, length int64) error {
 	if want := t.spec.ExtentsBytes(); length != want {
-		return control.NewError(control.CodeInvalid, fmt.Errorf("the body has %d bytes, a disk of %d bytes has %d bytes of extent digests", length, t.spec.Size, want))
+		return control.NewError(control.CodeInvalid, fmt.Errorf("the body has %d bytes, the extent digests of this task, of a disk of %d bytes, have %d", length, t.spec.Size, want))
 	}
 	return table.fill(body)
 }

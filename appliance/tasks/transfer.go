@@ -26,6 +26,8 @@ func (t *task) transfer(ctx context.Context, memory int64) error {
 	switch t.spec.Kind {
 	case control.KindScan:
 		return t.scan(ctx, source, tuning)
+	case control.KindVerify:
+		return t.verify(ctx, source, tuning)
 	case control.KindCopy:
 		return t.copy(ctx, source, target, tuning)
 	case control.KindSend:
@@ -66,6 +68,18 @@ func (t *task) scan(ctx context.Context, source blockio.Device, tuning transfer.
 		Tuning: tuning, Progress: t.attempted(),
 	})
 	t.conclude(result.Root, manifest.Digest{}, false)
+	return err
+}
+
+func (t *task) verify(ctx context.Context, source blockio.Device, tuning transfer.Tuning) error {
+	result, err := transfer.Verify(ctx, transfer.VerifySpec{
+		Source: source, Size: t.spec.Size, Key: t.key, Sample: t.spec.Sample, Want: t.knownExtents(), Tuning: tuning, Progress: t.attempted(),
+	})
+	if err == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.verified = &result
+	}
 	return err
 }
 

@@ -20,6 +20,7 @@ type replicateFlags struct {
 	from, to  string // pools
 	request   replication.Request
 	direction string
+	verify    string
 	networks  map[string]string
 	limit     string
 	dryRun    bool
@@ -41,6 +42,10 @@ func (a *app) replicate() *cobra.Command {
 			if !f.request.Direction.Valid() {
 				return usagef("--direction %s: it is push or pull", f.direction)
 			}
+			f.request.ReadBack = replication.ReadBack(f.verify)
+			if !f.request.ReadBack.Valid() {
+				return usagef("--verify %s: it is none, sample or full", f.verify)
+			}
 			f.request.NetworkMap = f.networks
 			limit, err := ratelimit.Parse(f.limit)
 			if err != nil {
@@ -56,6 +61,8 @@ func (a *app) replicate() *cobra.Command {
 	flags.StringVar(&f.request.SR, "sr", "", "storage repository of the replica, by `name` or uuid")
 	flags.StringVar(&f.direction, "direction", string(report.Push), "which delegate dials the other: `push` or pull")
 	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
+	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),
+		"what of the replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
 	flags.StringToStringVar(&f.networks, "network", nil, "target network for a source network, by name: `SOURCE=TARGET`; else that of the same name")
 	flags.StringVar(&f.limit, "limit", "", "how fast the delegate may send, by the orchestrator's hours: `RULES` such as '20MB/s 08:00-18:00,50MB/s'")

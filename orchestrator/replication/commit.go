@@ -52,7 +52,7 @@ func (r *run) commit(ctx context.Context) error {
 			return err
 		}
 	}
-	c := state.Commit{Generation: r.generation, PoolTime: now}
+	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
 	for _, d := range r.disks {
 		c.Manifests = append(c.Manifests, d.manifest)
 	}

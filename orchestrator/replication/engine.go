@@ -63,6 +63,8 @@ type Request struct {
 	NewMACs bool
 	// NamePattern names the replica VM; "{vm}" stands for the source's name. Empty: "{vm} (replica)".
 	NamePattern string
+	// ReadBack says how much is read back before the commit; empty: a sample.
+	ReadBack ReadBack
 	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates.
 	Limit ratelimit.Schedule
 }
@@ -73,6 +75,8 @@ func (r Request) validate() error {
 		return errors.New("replicating: it needs a source pool and a target pool")
 	case r.VM == "" || r.SR == "":
 		return errors.New("replicating: it needs a VM and a target SR")
+	case !r.ReadBack.Valid():
+		return fmt.Errorf("replicating: unknown read-back %q: use none, sample or full", r.ReadBack)
 	case !r.Direction.Valid():
 		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
 	}

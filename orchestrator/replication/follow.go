@@ -94,7 +94,7 @@ func (t *transferRun) count() {
 	}
 	t.report.disk(t.plan.Disk, func(d *report.Disk) {
 		d.Counters = t.before.Add(report.Counters{
-			Read: sent.Counters.Read, ReadTarget: target, Wire: verdicts.Wire,
+			Read: sent.Counters.Read, ReadTarget: target, Assumed: sent.Counters.Assumed, Wire: verdicts.Wire,
 			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent, Resent: verdicts.Resent,
 		})
 		d.Busy, d.Duration = busy, time.Since(t.started)

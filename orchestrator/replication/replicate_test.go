@@ -48,7 +48,7 @@ func TestPushThenTrusted(t *testing.T) {
 			t.Errorf("second run, disk %s: %d bytes sent", d.Disk, d.Sent)
 		}
 	}
-	if second.ControlBytes == 0 || len(second.Phases) != 6 || second.Finished.IsZero() {
+	if second.ControlBytes == 0 || len(second.Phases) != 7 || second.Finished.IsZero() {
 		t.Errorf("second run: %d control bytes, phases %v", second.ControlBytes, second.Phases)
 	}
 	if w.record().Disks[0].State.Dirty || time.Since(w.record().LastCommit) > time.Hour {

@@ -34,6 +34,7 @@ type run struct {
 	standbyUUID string
 	made        []state.Object // of the replica; kept once they may hold data
 	disks       []*diskRun
+	samples     int64 // of each disk that were read back
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
 	resumed     bool  // delegates were replaced, or the run of a dead process goes on
@@ -116,6 +117,7 @@ func (r *run) execute(ctx context.Context) error {
 		{"", r.noteHost},
 		{report.PhaseTransfer, r.markDirty},
 		{"", r.transfer},
+		{report.PhaseVerify, r.readBack},
 		{report.PhaseCommit, r.commit},
 	} {
 		if err := ctx.Err(); err != nil {

@@ -57,14 +57,16 @@ func (s Stage) Valid() bool {
 // four verdicts; once a disk is done they add up to its logical size, unless its transfer was cut:
 // then they are sums over the attempts.
 type Counters struct {
-	Read       int64 `json:"read"`             // read from the source
-	ReadTarget int64 `json:"read_target"`      // read from the target: scans, candidates for copies, samples
-	Same       int64 `json:"same"`             // found equal
-	Zero       int64 `json:"zero"`             // zeroed, or zero on a disk that reads as zeroes
-	Copied     int64 `json:"copied"`           // copied on the target from elsewhere on its disks
-	Sent       int64 `json:"sent"`             // content that crossed the line, before compression
-	Resent     int64 `json:"resent,omitempty"` // part of Sent: sent again after a cut, as far as its sender knows
-	Wire       int64 `json:"wire"`             // all bytes on the line, both ways, with TLS and framing
+	Read       int64 `json:"read"`               // read from the source
+	ReadTarget int64 `json:"read_target"`        // read from the target: scans, candidates for copies, samples
+	Same       int64 `json:"same"`               // found equal
+	Zero       int64 `json:"zero"`               // zeroed, or zero on a disk that reads as zeroes
+	Copied     int64 `json:"copied"`             // copied on the target from elsewhere on its disks
+	Sent       int64 `json:"sent"`               // content that crossed the line, before compression
+	Resent     int64 `json:"resent,omitempty"`   // part of Sent: sent again after a cut, as far as its sender knows
+	Assumed    int64 `json:"assumed,omitempty"`  // of the source not read, for a hint: the root is true as far as that is
+	Verified   int64 `json:"verified,omitempty"` // of the target read back after it was written, and found right
+	Wire       int64 `json:"wire"`               // all bytes on the line, both ways, with TLS and framing
 }
 
 // Add returns the sum of two sets of counters.
@@ -72,6 +74,7 @@ func (c Counters) Add(o Counters) Counters {
 	return Counters{
 		Read: c.Read + o.Read, ReadTarget: c.ReadTarget + o.ReadTarget, Same: c.Same + o.Same, Zero: c.Zero + o.Zero,
 		Copied: c.Copied + o.Copied, Sent: c.Sent + o.Sent, Resent: c.Resent + o.Resent, Wire: c.Wire + o.Wire,
+		Assumed: c.Assumed + o.Assumed, Verified: c.Verified + o.Verified,
 	}
 }
 

@@ -61,13 +61,14 @@ const (
 	PhasePrepare  Phase = "prepare"  // snapshot, clones, replica VM and its disks
 	PhaseSpawn    Phase = "spawn"    // delegates started, identified, disks plugged
 	PhaseTransfer Phase = "transfer" // disks compared and moved
+	PhaseVerify   Phase = "verify"   // the replica read back
 	PhaseCommit   Phase = "commit"   // markers, restore point, state database
 	PhaseCleanup  Phase = "cleanup"  // delegates, clones and snapshot removed
 )
 
 // Valid reports whether p is one of the phases above.
 func (p Phase) Valid() bool {
-	return slices.Contains([]Phase{PhasePlan, PhasePrepare, PhaseSpawn, PhaseTransfer, PhaseCommit, PhaseCleanup}, p)
+	return slices.Contains([]Phase{PhasePlan, PhasePrepare, PhaseSpawn, PhaseTransfer, PhaseVerify, PhaseCommit, PhaseCleanup}, p)
 }
 
 // VM names one VM of a run, source or replica.

@@ -43,6 +43,7 @@ type Commit struct {
 	Generation manifest.Generation
 	PoolTime   time.Time // by the target pool's clock, against which the times of VM starts are held
 	Manifests  []Manifest
+	Samples    int64 // how many samples were read back in this run
 }
 
 // SetClean commits a run in one transaction: every disk of the replica turns clean with the generation and gets its new
@@ -70,7 +71,8 @@ func (s *Store) SetClean(ctx context.Context, replica string, c Commit) error {
 		if _, err = tx.ExecContext(ctx, `DELETE FROM journal_segments WHERE replica = ?`, replica); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE replicas SET last_commit = ? WHERE id = ?`, timeText(c.PoolTime), replica)
+		_, err = tx.ExecContext(ctx, `UPDATE replicas SET last_commit = ?, samples = samples + ? WHERE id = ?`,
+			timeText(c.PoolTime), c.Samples, replica)
 		return err
 	})
 	if err != nil {

@@ -75,6 +75,19 @@ func (s *Store) ViewAt(ctx context.Context, replica, disk string, generation man
 	return s.openChain(replica, manifests[:i+1])
 }
 
+// ViewComposed opens a manifest that ComposeManifest has made and SetClean has not named yet.
+func (s *Store) ViewComposed(ctx context.Context, replica string, m Manifest) (*View, error) {
+	chain := []Manifest{m}
+	if m.Delta {
+		committed, err := s.Manifests(ctx, replica, m.Disk)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(committed, m)
+	}
+	return s.openChain(replica, chain)
+}
+
 // openChain opens the last whole manifest of the list with the deltas after it.
 func (s *Store) openChain(replica string, manifests []Manifest) (*View, error) {
 	newest := manifests[len(manifests)-1]

@@ -24,6 +24,7 @@ type Replica struct {
 	TargetVM   string // uuid; empty until the replica VM has been created
 	Created    time.Time
 	LastCommit time.Time // by the target pool's clock; zero before the first commit
+	Samples    int64     // how many samples of the disks were read back and found right, which tells the next one
 	Disks      []Disk    // by number
 }
 
@@ -42,7 +43,7 @@ func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 	if r.SourceVM == "" || r.TargetSR == "" {
 		return Replica{}, errors.New("recording a replica: it needs a source VM and a target SR")
 	}
-	r.ID, r.Created, r.LastCommit, r.Disks = uuid.NewString(), time.Now().UTC(), time.Time{}, nil
+	r.ID, r.Created, r.LastCommit, r.Samples, r.Disks = uuid.NewString(), time.Now().UTC(), time.Time{}, 0, nil
 	_, err := s.db.ExecContext(ctx,
 		`INSERT INTO replicas (id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit)
 		 VALUES (?, ?, ?, ?, ?, ?, ?, '')`,
@@ -58,7 +59,7 @@ func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 	return r, nil
 }
 
-const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit FROM replicas `
+const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit, samples FROM replicas `
 
 // Replicas lists all replicas, the oldest first.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
@@ -107,7 +108,7 @@ func (s *Store) replicas(ctx context.Context, where string, args ...any) (found 
 
 func scanReplica(scan scanFunc) (r Replica, err error) {
 	var created, commit string
-	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit)
+	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit, &r.Samples)
 	if err != nil {
 		return Replica{}, err
 	}
