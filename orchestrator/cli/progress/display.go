@@ -203,6 +203,8 @@ func phaseText(p report.Phase) string {
 		return "starting the delegates and plugging the disks"
 	case report.PhaseTransfer:
 		return "comparing and moving the disks"
+	case report.PhaseVerify:
+		return "reading the replica back"
 	case report.PhaseCommit:
 		return "committing"
 	case report.PhaseCleanup:
