@@ -29,7 +29,7 @@ type removedObject struct {
 func (a *app) gc() *cobra.Command {
 	return &cobra.Command{
 		Use: "gc", Short: "Clean up after runs whose process died", Args: cobra.NoArgs,
-		Long: "Ends the runs whose process on this machine is dead, and removes the delegates, snapshots and clones that their\nrecords name. Nothing else is ever removed.\nA pool that does not answer keeps what was left in it; the next gc tries again.",
+		Long: "Ends the runs whose process on this machine is dead, and removes the delegates, snapshots and clones that their\nrecords name. Nothing else is ever removed.\nSuch a run cannot go on then, as 'replicate' would have it.\nA pool that does not answer keeps what was left in it; the next gc tries again.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.session(c.Context())
 			if err != nil {

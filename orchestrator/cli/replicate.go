@@ -34,7 +34,9 @@ func (a *app) replicate() *cobra.Command {
 		Long: "Copies the disks of VM, named by name or uuid, as they are now to its replica in the storage repository SR of\n" +
 			"the target pool, and commits that as a new restore point. The replica is made when there is none.\n\n" +
 			"Without --trust the whole replica is read and compared. With it, that is left out when everything speaks for\n" +
-			"the replica being as the last run left it; where something does not, the report names it.",
+			"the replica being as the last run left it; where something does not, the report names it.\n\n" +
+			"A run of the same kind whose process died while it moved disks goes on instead, within six hours, and commits\n" +
+			"the VM as it was when that run began.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			f.request.VM = args[0]

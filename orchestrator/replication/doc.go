@@ -22,6 +22,8 @@
 //     results of both ends, the composed manifest and the roots agree.
 //   - Every object is recorded before it is created. Unwinding the record removes whatever is not part of the result; the
 //     same record serves the process that recovers after a crash (Engine.Recover).
+//   - A run whose line, delegates or process are lost goes on from what is durable, with the snapshot that it had taken, for as
+//     long as no host of the target was rebooted since; else everything is read and compared.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication

@@ -19,6 +19,8 @@ const (
 	// The pause between attempts to replace lost delegates doubles from the one to the other.
 	minReplacePause = time.Second
 	maxReplacePause = time.Minute
+	// maxIdleLosses is how often delegates are replaced without the run's coming further: something ends them that will end others.
+	maxIdleLosses = 10
 )
 
 // transfer moves all disks. When delegates are lost it replaces them and goes on from the watermark, until the resume window has
@@ -26,12 +28,15 @@ const (
 func (r *run) transfer(ctx context.Context) error {
 	stop := r.saveOften(ctx)
 	defer stop()
-	since, reached := time.Now(), uint64(0)
+	since, reached, idle := time.Now(), uint64(0), 0
 	for {
 		err := r.moveDisks(ctx)
 		var lost *lostError
 		if err == nil || ctx.Err() != nil || !errors.As(err, &lost) || r.engine.resumeWindow() == 0 {
 			return err
+		}
+		if idle++; idle > maxIdleLosses {
+			return fmt.Errorf("%d delegates were lost one after the other at the same place; look at their consoles: %w", idle, err)
 		}
 		r.report.event("delegate-lost", "%v; another one takes its place and goes on from what is durable", lost)
 		if failure := r.replace(ctx, since.Add(r.engine.resumeWindow())); failure != nil {
@@ -39,7 +44,7 @@ func (r *run) transfer(ctx context.Context) error {
 		}
 		now := r.reached()
 		if now > reached {
-			since = time.Now()
+			since, idle = time.Now(), 0
 		}
 		reached = now
 	}
