@@ -79,6 +79,18 @@ func (m dataHeader) length(g manifest.Geometry) int {
 	return n
 }
 
+// partial has the blocks of which not all parts are here.
+func (m dataHeader) partial(g manifest.Geometry) (blocks uint64) {
+	i := 0
+	for b := range ones(m.blocks) {
+		if len(m.parts) > 0 && m.parts[i] != wholeBlock(blockLength(g, m.extent, b)) {
+			blocks |= 1 << b
+		}
+		i++
+	}
+	return blocks
+}
+
 func decodeData(p []byte, g manifest.Geometry) (m dataHeader, content []byte, err error) {
 	if len(p) <= dataHeaderSize {
 		return m, nil, malformed("DATA", "its length is %d", len(p))

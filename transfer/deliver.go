@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"time"
 
 	"github.com/understudy-dr/understudy/blockio"
@@ -13,22 +12,80 @@ import (
 	"github.com/understudy-dr/understudy/netproto"
 )
 
-// deliver sends the blocks that are wanted, in the order of the answers.
+// parcel is one DATA on its way.
+type parcel struct {
+	header  dataHeader
+	content []byte // in the buffer
+	blocks  int    // bytes of the blocks of which the content is all or parts
+	settles *pending
+	buffer  []byte
+	parts   []uint16
+
+	packer packer
+	packed []byte
+	level  level
+	ready  chan error // gets one value when it is packed
+}
+
+// delivery sends the blocks that are wanted, in the order of the answers.
+//
+//	answered ──> gather ──> pack (on several cores) ──> in order ──> line
+//
+// A parcel goes round: what waits is bounded by their number.
+type delivery struct {
+	*sendSession
+	free   chan *parcel
+	todo   chan *parcel
+	order  chan *parcel
+	hasher *manifest.Hasher
+}
+
+// deliver ends when RESULT has come.
 func (s *sendSession) deliver(ctx context.Context) error {
-	buf := blockio.AlignedBuffer(maxContent)
-	header := make([]byte, 0, dataHeaderSize)
+	packers := s.packers
+	d := &delivery{
+		sendSession: s, hasher: s.key.NewHasher(),
+		free: make(chan *parcel, packers+1), todo: make(chan *parcel, packers+1), order: make(chan *parcel, packers+1),
+	}
+	for range cap(d.free) {
+		d.free <- &parcel{packer: packer{pace: d.pace, progress: s.progress}, ready: make(chan error, 1)}
+	}
+	s.progress.workers(StageCompress, packers)
+	group, ctx := newGroup(ctx)
+	group.Go(func() error {
+		defer close(d.todo)
+		defer close(d.order)
+		return d.gather(ctx)
+	})
+	for range packers {
+		group.Go(func() error {
+			for p := range d.todo {
+				var err error
+				p.level, p.packed, err = p.packer.pack(ctx, p.content)
+				p.ready <- err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return d.write(ctx) })
+	return group.Wait()
+}
+
+// gather takes the answers and makes parcels of what they want.
+func (d *delivery) gather(ctx context.Context) error {
 	for {
 		select {
-		case p := <-s.answered:
-			for rest := p.want; rest != 0; {
-				part := lowest(rest, gatherBlocks)
-				rest &^= part
-				if err := s.send(ctx, p, part, buf, header); err != nil {
+		case a := <-d.answered:
+			if err := d.extent(ctx, a); err != nil {
+				return err
+			}
+		case <-d.againCame:
+			for _, a := range d.takeAgain() {
+				if err := d.extent(ctx, a); err != nil {
 					return err
 				}
 			}
-			s.settle(p)
-		case <-s.over:
+		case <-d.over:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -36,74 +93,140 @@ func (s *sendSession) deliver(ctx context.Context) error {
 	}
 }
 
-// send puts some blocks of an extent into one DATA.
-func (s *sendSession) send(ctx context.Context, p *pending, blocks uint64, buf, header []byte) error {
-	content := buf[:contentLength(s.geometry, p.number, blocks)]
-	s.mu.Lock()
-	held := p.holds // and stays so, for it is pinned
-	s.mu.Unlock()
-	if err := s.gather(p, blocks, held, content); err != nil {
-		return err
-	}
-	e, packed, err := s.packer.pack(content, s.progress)
-	if err != nil {
-		return err
-	}
-	header = dataHeader{extent: p.number, blocks: blocks, encoding: e}.append(header[:0])
-	start := time.Now()
-	if err := s.Conn.WriteFrame(ctx, typeData, header, packed); err != nil {
-		return err
-	}
-	s.packer.sent(len(packed), time.Since(start))
-	s.progress.sent.Add(int64(len(content)))
-	s.note(p.number, blocks)
-	return nil
-}
-
-// gather puts blocks together, and reads those again whose data was given up
-// while the answer was on its way, or was never read.
-func (s *sendSession) gather(p *pending, blocks uint64, held bool, content []byte) error {
-	var h *manifest.Hasher
-	at := 0
-	for b := range ones(blocks) {
-		off, n := s.geometry.BlockRange(p.number*manifest.BlocksPerExtent + uint32(b))
-		part := content[at : at+n]
-		at += n
-		if held && p.has(b) {
-			copy(part, p.block(b))
-			continue
+// extent makes parcels of what is wanted of one extent; the last of them may settle it.
+func (d *delivery) extent(ctx context.Context, a *answer) error {
+	for rest := a.want.blocks; rest != 0; {
+		var to *parcel
+		select {
+		case to = <-d.free:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		start := time.Now()
-		err := readFull(s.source, part, off)
-		s.progress.spend(StageRead, start)
+		taken, err := d.fill(to, a, rest)
 		if err != nil {
-			return fmt.Errorf("read the source again: %w", err)
+			return err
 		}
-		s.progress.read.Add(int64(n))
-		if h == nil {
-			h = s.key.NewHasher()
+		if rest &^= taken; rest == 0 && !a.again {
+			to.settles = a.pending
 		}
-		switch {
-		case h.Block(part) == p.blocks[b]:
-		case !p.has(b):
-			return &HintError{p.number}
-		default:
-			return fmt.Errorf("%w: the source changed at offset %d while it was read; it must be a snapshot", ErrMismatch, off)
-		}
+		d.todo <- to  // never waits: it has room for all parcels,
+		d.order <- to // and so has this
 	}
 	return nil
 }
 
-// lowest keeps the lowest n set bits.
-func lowest(bitmap uint64, n int) uint64 {
-	rest := bitmap
-	for range n {
-		rest &= rest - 1
+// fill puts as many of the blocks into a parcel as it has room for.
+func (d *delivery) fill(to *parcel, a *answer, blocks uint64) (taken uint64, err error) {
+	if to.buffer == nil {
+		to.buffer = blockio.AlignedBuffer(maxContent)
 	}
-	if bits.OnesCount64(bitmap) <= n {
-		return bitmap
+	d.mu.Lock()
+	held := a.holds // and stays so, for it is pinned
+	d.mu.Unlock()
+	at, whole := 0, 0
+	parts := to.parts[:0]
+	for b := range ones(blocks) {
+		n := blockLength(d.geometry, a.number, b)
+		if at+n > maxContent {
+			break
+		}
+		block := to.buffer[at : at+n]
+		if held && a.has(b) {
+			copy(block, a.block(b))
+		} else if err := d.reread(a.pending, b, block); err != nil {
+			return 0, err
+		}
+		travels := wholeBlock(n)
+		if a.want.parted>>b&1 == 1 {
+			travels = d.reduce(a, b, block)
+		}
+		parts = append(parts, travels)
+		taken |= 1 << b
+		at += partsLength(n, travels)
+		whole += n
+		if !a.again {
+			d.note(a.number, b, partsLength(n, travels))
+		}
 	}
-	return bitmap &^ rest
+	to.header = dataHeader{extent: a.number, blocks: taken}
+	if at < whole {
+		to.header.parts = parts
+	}
+	to.parts, to.content, to.blocks = parts, to.buffer[:at], whole
+	if !a.again { // else it is counted already
+		d.progress.sent.Add(int64(at))
+		d.progress.spared.Add(int64(whole - at))
+	}
+	return taken, nil
+}
+
+// reduce leaves of a block only the parts that the sink does not hold, at its beginning.
+func (d *delivery) reduce(a *answer, b int, block []byte) (parts uint16) {
+	start := time.Now()
+	parts = differing(d.hasher, block, a.want.partsOf(b))
+	travels := takeParts(block, parts)
+	took := time.Since(start)
+	d.progress.spent(StageHash, took)
+	d.pace.compared(len(block), travels, took)
+	if travels < len(block) {
+		d.notePartial(a.pending, b, parts)
+	}
+	return parts
+}
+
+// reread reads a block whose data was given up while the answer was on its way, or was never read.
+func (d *delivery) reread(p *pending, b int, block []byte) error {
+	start := time.Now()
+	off, n := d.geometry.BlockRange(p.number*manifest.BlocksPerExtent + uint32(b))
+	err := readFull(d.source, block, off)
+	d.progress.spend(StageRead, start)
+	if err != nil {
+		return fmt.Errorf("read the source again: %w", err)
+	}
+	d.progress.read.Add(int64(n))
+	switch {
+	case d.hasher.Block(block) == p.blocks[b]:
+		return nil
+	case !p.has(b):
+		return &HintError{p.number}
+	}
+	return fmt.Errorf("%w: the source changed at offset %d while it was read; it must be a snapshot", ErrMismatch, off)
+}
+
+// write puts parcels on the line, in order.
+func (d *delivery) write(ctx context.Context) error {
+	header := make([]byte, 0, dataHeaderSize+2*manifest.BlocksPerExtent)
+	for {
+		start := time.Now()
+		p, more := <-d.order
+		if !more {
+			return nil
+		}
+		idle := time.Since(start)
+		select {
+		case err := <-p.ready:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		packing := time.Since(start) - idle
+		if p.level != raw {
+			p.header.encoding = encodingZstd
+		}
+		header = p.header.append(header[:0])
+		if err := d.Conn.WriteFrame(ctx, typeData, header, p.packed); err != nil {
+			return err
+		}
+		d.pace.wrote(len(header)+len(p.packed), len(p.content), p.blocks, idle, packing, time.Since(start)-idle-packing)
+		d.progress.levels[p.level].Add(int64(len(p.content)))
+		if p.settles != nil {
+			d.settle(p.settles)
+		}
+		p.settles, p.packed = nil, nil
+		d.free <- p
+	}
 }
 
 // readFull reads all of p or fails.

@@ -162,6 +162,7 @@ func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 //	disk ─ reads in flight ─> extents ─> hashers ─> in order ─> visit
 func scanExtents(ctx context.Context, src Source, g manifest.Geometry, start uint32, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, visit func(*extent) error) error {
 	workers := hashers()
+	p.workers(StageHash, workers)
 	buffers, depth, _ := t.buffers(workers)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -320,6 +321,7 @@ func Scan(ctx context.Context, spec ScanSpec) (ScanResult, error) {
 		return ScanResult{}, err
 	}
 	p.begin(g, spec.Start)
+	defer p.end()
 	root, err := rootFrom(nil, spec.Key, g, spec.Start)
 	if err != nil {
 		return ScanResult{}, err

@@ -240,7 +240,7 @@ type hasty struct{ transfer.Conn }
 
 func (h hasty) WriteFrame(ctx context.Context, t netproto.Type, payload ...[]byte) error {
 	if t == 0x14 {
-		return h.Conn.WriteFrame(ctx, 0x17, make([]byte, 32+7*8))
+		return h.Conn.WriteFrame(ctx, 0x17, make([]byte, 32+8*8))
 	}
 	return h.Conn.WriteFrame(ctx, t, payload...)
 }

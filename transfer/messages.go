@@ -142,6 +142,11 @@ type offer struct {
 // offerParts is the flag of an offer that asks for part digests.
 const offerParts = 1
 
+// short returns the digest of a block that is offered and not zero.
+func (m *offer) short(b int) shortDigest {
+	return m.digests[bits.OnesCount64((m.blocks&^m.zero)&(1<<b-1))]
+}
+
 func (m *offer) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.extent)
 	var flags byte
@@ -283,12 +288,12 @@ func decodeEnd(p []byte) (m end, err error) {
 // result is the receiver's last word: everything is durable.
 type result struct {
 	result                              manifest.Digest
-	same, zero, copied, sent            int64 // content by verdict, in bytes
+	same, zero, copied, sent, spared    int64 // content by verdict, in bytes
 	readBytes, writtenBytes, bytesTotal int64 // I/O on the target; bytesTotal is the logical size
 }
 
 func (m *result) numbers() []*int64 {
-	return []*int64{&m.same, &m.zero, &m.copied, &m.sent, &m.readBytes, &m.writtenBytes, &m.bytesTotal}
+	return []*int64{&m.same, &m.zero, &m.copied, &m.sent, &m.spared, &m.readBytes, &m.writtenBytes, &m.bytesTotal}
 }
 
 func (m *result) append(b []byte) []byte {
@@ -310,12 +315,12 @@ func decodeResult(p []byte) (m result, err error) {
 			return m, malformed("RESULT", "counter %d is negative", i)
 		}
 	}
-	for _, n := range numbers[:4] {
+	for _, n := range numbers[:5] {
 		if *n > m.bytesTotal {
 			return m, malformed("RESULT", "a verdict counts %d of %d bytes", *n, m.bytesTotal)
 		}
 	}
-	if sum := m.same + m.zero + m.copied + m.sent; sum != m.bytesTotal {
+	if sum := m.same + m.zero + m.copied + m.sent + m.spared; sum != m.bytesTotal {
 		return m, malformed("RESULT", "the verdicts add up to %d of %d bytes", sum, m.bytesTotal)
 	}
 	return m, nil

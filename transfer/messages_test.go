@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"os"
@@ -109,8 +110,8 @@ var codecs = map[string]struct {
 	},
 	"result": {
 		(&result{
-			result: filled[manifest.Digest](0xdd), same: 5952 << 10, zero: 64 << 10, copied: 64 << 10, sent: 64 << 10,
-			readBytes: 64 << 10, writtenBytes: 128 << 10, bytesTotal: 6 << 20,
+			result: filled[manifest.Digest](0xdd), same: 5888 << 10, zero: 64 << 10, copied: 64 << 10, sent: 68 << 10, spared: 60 << 10,
+			readBytes: 192 << 10, writtenBytes: 192 << 10, bytesTotal: 6 << 20,
 		}).append(nil),
 		func(p []byte) ([]byte, error) { m, err := decodeResult(p); return m.append(nil), err },
 	},
@@ -212,8 +213,8 @@ func FuzzResult(f *testing.F)   { fuzz(f, "result") }
 
 // FuzzData feeds the header and the unpacker behind it.
 func FuzzData(f *testing.F) {
-	k := newPacker(CompressionOn)
-	_, packed, err := k.pack(bytes.Repeat([]byte("understudy "), manifest.BlockSize/11+1)[:manifest.BlockSize], new(Progress))
+	k := packer{pace: newPace(Tuning{Compression: CompressionOn}, 1), progress: new(Progress)}
+	_, packed, err := k.pack(context.Background(), bytes.Repeat([]byte("understudy "), manifest.BlockSize/11+1)[:manifest.BlockSize])
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -225,7 +226,7 @@ func FuzzData(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		m, content, err := decodeData(p, sixMiB)
 		if err == nil {
-			length := contentLength(sixMiB, m.extent, m.blocks)
+			length := m.length(sixMiB)
 			var out []byte
 			if out, err = u.unpack(dst, m.encoding, content, length, new(Progress)); err == nil && len(out) != length {
 				t.Errorf("%d bytes for blocks of %d", len(out), length)

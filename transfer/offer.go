@@ -138,6 +138,9 @@ func (s *sendSession) describe(ctx context.Context, p *pending) (*offer, error) 
 	if s.Trusted != nil {
 		s.seen.putExtent(p.extent, ^uint64(0))
 	}
+	_, fresh := s.Trusted.(*zeroBaseline) // whose blocks have no parts worth keeping
+	m.parts = !fresh && s.pace.askParts()
+	p.parts = m.parts
 	return m, nil
 }
 

@@ -1,7 +1,10 @@
 package transfer
 
 import (
+	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -12,97 +15,166 @@ import (
 // maxContent is the most that one DATA unpacks to.
 const maxContent = gatherBlocks * manifest.BlockSize
 
-// packer compresses the content of DATA when that makes the transfer faster. It
-// is used by one goroutine.
-//
-// It compares two measured rates, in bytes of content a second: that of the
-// line, and that of compressing and sending the smaller result. Content that
-// does not shrink is sent as it is, and then fewer samples are taken.
-type packer struct {
-	mode    Compression
-	encoder *zstd.Encoder
-	out     []byte
+// Level says how content travels.
+type Level string
 
-	line     rate // wire bytes a second
-	compress rate // content bytes a second of one core
-	ratio    float64
-	skip     int // frames to send raw before the next sample
-	backoff  int
+// The levels, from the least work to the most.
+const (
+	LevelRaw     Level = "raw"
+	LevelFastest Level = "fastest"
+	LevelDefault Level = "default"
+	LevelBetter  Level = "better"
+)
+
+// level is an index into levels.
+type level int
+
+const (
+	raw level = iota
+	fastest
+	standard
+	better
+	levelCount
+)
+
+var levels = [levelCount]struct {
+	name Level
+	zstd zstd.EncoderLevel
+}{{name: LevelRaw}, {LevelFastest, zstd.SpeedFastest}, {LevelDefault, zstd.SpeedDefault}, {LevelBetter, zstd.SpeedBetterCompression}}
+
+// encoderPool lends encoders. An encoder takes up to 6 MiB, so all transfers of the process share as many as there are cores to run
+// them, whatever their levels are.
+type encoderPool struct {
+	turns chan struct{} // one for each encoder that may exist
+	mu    sync.Mutex
+	idle  []leveledEncoder
 }
 
-// maxBackoff bounds the frames between two samples.
-const maxBackoff = 64
-
-func newPacker(mode Compression) *packer {
-	if mode == "" {
-		mode = CompressionAuto
-	}
-	return &packer{mode: mode, ratio: 1}
+type leveledEncoder struct {
+	level level
+	*zstd.Encoder
 }
 
-// pack returns the content as it shall travel. The result is valid until the
-// next call.
-func (k *packer) pack(content []byte, p *Progress) (encoding, []byte, error) {
-	if k.mode == CompressionOff || (k.mode == CompressionAuto && !k.worthwhile()) {
-		return encodingRaw, content, nil
+var encoders = &encoderPool{turns: make(chan struct{}, maxPackers())}
+
+// maxPackers is how many cores compress, for all transfers together.
+func maxPackers() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// packers is how many goroutines compress for a transfer that has so much memory.
+func packers(memory int64) int {
+	if scarce(memory) {
+		return 1
 	}
-	if k.encoder == nil {
-		var err error
-		k.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithWindowSize(maxContent))
-		if err != nil {
-			return 0, nil, err
+	return maxPackers()
+}
+
+// take waits for an encoder.
+func (p *encoderPool) take(ctx context.Context, l level) (leveledEncoder, error) {
+	select {
+	case p.turns <- struct{}{}:
+	case <-ctx.Done():
+		return leveledEncoder{}, context.Cause(ctx)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, e := range p.idle {
+		if e.level == l {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			return e, nil
 		}
 	}
+	if len(p.idle) > 0 && len(p.idle)+len(p.turns) > cap(p.turns) {
+		p.idle = p.idle[1:] // gives way to one of another level
+	}
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(levels[l].zstd), zstd.WithEncoderConcurrency(1),
+		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithWindowSize(maxContent))
+	if err != nil {
+		<-p.turns
+		return leveledEncoder{}, err
+	}
+	return leveledEncoder{l, e}, nil
+}
+
+func (p *encoderPool) giveBack(e leveledEncoder) {
+	p.mu.Lock()
+	p.idle = append(p.idle, e)
+	p.mu.Unlock()
+	<-p.turns
+}
+
+// packer compresses the content of DATA when that makes the transfer faster, at the level that its pace chooses. One goroutine uses it.
+type packer struct {
+	pace     *pace
+	progress *Progress
+	sample   []byte
+	out      [2][]byte
+}
+
+// A sample of long content tells whether it is worth compressing at all: a few pieces of it, so that mixed content is seen as such.
+const (
+	samplePieces = 4
+	samplePiece  = 4 << 10
+	sampleFrom   = 2 * manifest.BlockSize // shorter content is tried as a whole
+)
+
+// worthwhile is the longest that packed content may be to travel packed.
+func worthwhile(content int) int { return content * 15 / 16 }
+
+// pack returns the content as it shall travel. The result is valid until the next call.
+func (k *packer) pack(ctx context.Context, content []byte) (level, []byte, error) {
+	l, trial := k.pace.choose()
+	if l == raw {
+		return raw, content, nil
+	}
+	if len(content) >= sampleFrom {
+		k.sample = k.sample[:0]
+		for i := range samplePieces {
+			at := i * (len(content) / samplePieces)
+			k.sample = append(k.sample, content[at:at+samplePiece]...)
+		}
+		out, _, err := k.compress(ctx, fastest, k.sample, k.out[0])
+		if err != nil {
+			return raw, nil, err
+		}
+		if k.out[0] = out; len(out) > worthwhile(len(k.sample)) {
+			return raw, content, nil
+		}
+	}
+	out, took, err := k.compress(ctx, l, content, k.out[0])
+	if err != nil {
+		return raw, nil, err
+	}
+	k.out[0] = out
+	k.pace.packed(l, len(content), len(out), took)
+	if trial != raw && trial != l {
+		other, took, err := k.compress(ctx, trial, content, k.out[1])
+		if err != nil {
+			return raw, nil, err
+		}
+		k.out[1] = other
+		k.pace.tried(l, trial, len(content), len(out), len(other), took)
+		if len(other) < len(out) {
+			l, out = trial, other
+		}
+	}
+	if len(out) > worthwhile(len(content)) {
+		return raw, content, nil
+	}
+	return l, out, nil
+}
+
+// compress appends to out[:0]. The time it took has the wait for an encoder in it: cores that others use are no cores.
+func (k *packer) compress(ctx context.Context, l level, content, out []byte) ([]byte, time.Duration, error) {
+	asked := time.Now()
+	e, err := encoders.take(ctx, l)
+	if err != nil {
+		return nil, 0, err
+	}
 	start := time.Now()
-	k.out = k.encoder.EncodeAll(content, k.out[:0])
-	took := time.Since(start)
-	p.spent(StageCompress, took)
-	k.compress.add(len(content), took)
-	ratio := float64(len(k.out)) / float64(len(content))
-	k.ratio += (ratio - k.ratio) / 4
-	if len(k.out) >= len(content)*15/16 {
-		k.backoff = min(max(1, 2*k.backoff), maxBackoff)
-		k.skip = k.backoff
-		return encodingRaw, content, nil
-	}
-	k.backoff = 0
-	return encodingZstd, k.out, nil
-}
-
-// sent tells how long the line took for so many bytes.
-func (k *packer) sent(n int, took time.Duration) { k.line.add(n, took) }
-
-// worthwhile decides for one DATA.
-func (k *packer) worthwhile() bool {
-	if k.skip > 0 {
-		k.skip--
-		return false
-	}
-	line, known := k.line.value()
-	if !known {
-		return false // the first blocks measure the line
-	}
-	compress, known := k.compress.value()
-	if !known {
-		// A sample is worth its time on all but the fastest lines.
-		return line < 200<<20
-	}
-	return min(compress, line/k.ratio) > line
-}
-
-// rate is a moving average of bytes a second.
-type rate struct{ bytes, seconds float64 }
-
-func (r *rate) add(n int, took time.Duration) {
-	const keep = 0.9
-	r.bytes = r.bytes*keep + float64(n)
-	r.seconds = r.seconds*keep + took.Seconds()
-}
-
-// value is known after a megabyte or so.
-func (r *rate) value() (float64, bool) {
-	return r.bytes / max(r.seconds, 1e-9), r.bytes > 1<<20
+	out = e.EncodeAll(content, out[:0])
+	encoders.giveBack(e)
+	k.progress.spend(StageCompress, start)
+	return out, time.Since(asked), nil
 }
 
 // unpacker is the receiver's side; one goroutine uses it.

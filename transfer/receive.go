@@ -62,6 +62,7 @@ type item struct {
 	// Guarded by the receiver's mu.
 	missing uint64 // blocks that are not settled
 	wanted  uint64 // blocks that were asked for and have not come
+	parted  uint64 // of these, may come in parts
 	settled bool
 }
 
@@ -97,6 +98,7 @@ func Receive(ctx context.Context, spec ReceiveSpec) (ReceiveResult, error) {
 	err = r.run(ctx)
 	stats := r.Conn.Stats()
 	r.progress.spent(StageLine, stats.WriteBlocked)
+	r.progress.end()
 	r.result.Counters, r.result.Hint = r.progress.Snapshot(), r.assumed.result
 	r.result.Watermark = r.records.taken(r.durable)
 	if err != nil {
@@ -138,6 +140,9 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 		}
 	}
 	r.progress.begin(g, spec.Start)
+	for stage, n := range map[Stage]int{StageHash: hashers(), StageCompress: min(cap(r.data), hashers()), StageWrite: cap(r.data)} {
+		r.progress.workers(stage, n)
+	}
 	r.progress.watchWire(func() int64 { stats := r.Conn.Stats(); return stats.BytesRead + stats.BytesWritten })
 	return r, nil
 }

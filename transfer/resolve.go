@@ -3,7 +3,7 @@ package transfer
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-dr/understudy/blockio"
@@ -41,11 +41,17 @@ func (r *receiver) resolve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		m := &want{extent: it.number, blocks: wanted}
+		if it.offer.parts {
+			if err := v.part(ctx, it, m); err != nil {
+				return err
+			}
+		}
 		// Counted as wanted before the sender can know of it.
 		r.mu.Lock()
-		it.wanted = wanted
+		it.wanted, it.parted = m.blocks, m.parted
 		r.mu.Unlock()
-		if err := r.Conn.WriteFrame(ctx, typeWant, (&want{extent: it.number, blocks: wanted}).append(nil)); err != nil {
+		if err := r.Conn.WriteFrame(ctx, typeWant, m.append(nil)); err != nil {
 			return err
 		}
 	}
@@ -172,26 +178,10 @@ func (r *receiver) soil(n int) {
 // copy reads each candidate, checks it and writes it where it is wanted. A
 // candidate that holds something else by now is no error: the block is asked for.
 func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied uint64, err error) {
-	group, ctx := newGroup(ctx)
-	var mu sync.Mutex
-	next := 0
-	for w := range min(copiers, len(candidates)) {
-		group.Go(func() error {
-			for {
-				mu.Lock()
-				i := next
-				next++
-				mu.Unlock()
-				if i >= len(candidates) || ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				if err := v.copyOne(candidates[i], v.buffers[w], v.hashers[w]); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	if err := group.Wait(); err != nil {
+	err = v.each(ctx, len(candidates), func(i, worker int) error {
+		return v.copyOne(candidates[i], v.buffers[worker], v.hashers[worker])
+	})
+	if err != nil {
 		return 0, err
 	}
 	for _, c := range candidates {
@@ -202,6 +192,27 @@ func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied ui
 	return copied, nil
 }
 
+// each calls do for 0 to n-1, on several goroutines that have a buffer and a
+// hasher each.
+func (v *resolver) each(ctx context.Context, n int, do func(i, worker int) error) error {
+	group, ctx := newGroup(ctx)
+	var next atomic.Int64
+	for w := range min(copiers, n) {
+		group.Go(func() error {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n || ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err := do(i, w); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return group.Wait()
+}
+
 func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
 	target := c.it.number*manifest.BlocksPerExtent + uint32(c.b)
 	off, length := v.geometry.BlockRange(target)
@@ -209,13 +220,9 @@ func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
 	if n != length {
 		return nil
 	}
-	start := time.Now()
-	err := readFull(v.Target, buf[:n], from)
-	v.progress.spend(StageRead, start)
-	if err != nil {
+	if err := v.get(buf[:n], from); err != nil {
 		return fmt.Errorf("read a block to copy: %w", err)
 	}
-	v.progress.read.Add(int64(n))
 	full := h.Block(buf[:n])
 	if full.Short() != c.short {
 		return nil
@@ -226,6 +233,17 @@ func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
 	c.it.blocks[c.b] = full
 	v.seen.put(c.short, target)
 	c.held = true
+	return nil
+}
+
+// get reads a block of the target.
+func (r *receiver) get(p []byte, off int64) error {
+	start := time.Now()
+	defer r.progress.spend(StageRead, start)
+	if err := readFull(r.Target, p, off); err != nil {
+		return err
+	}
+	r.progress.read.Add(int64(len(p)))
 	return nil
 }
 

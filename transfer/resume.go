@@ -45,13 +45,15 @@ func (c cuttable) named(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrCut, err)
 }
 
-// note keeps in mind which blocks were sent, and counts those that an attempt
+// note keeps in mind that so much of a block is sent, and counts what an attempt
 // before had sent already.
-func (s *sendSession) note(extent uint32, blocks uint64) {
-	s.progress.resent.Add(int64(contentLength(s.geometry, extent, blocks&s.Sent[extent])))
+func (s *sendSession) note(extent uint32, b, length int) {
+	if s.Sent[extent]>>b&1 == 1 {
+		s.progress.resent.Add(int64(length))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sent[extent] |= blocks
+	s.sent[extent] |= 1 << b
 }
 
 // forget drops what is known of extents that are durable.

@@ -35,6 +35,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 	p := orNew(spec.Progress)
 	start := firstOf(spec.Sinks)
 	p.begin(g, start)
+	defer p.end()
 	_, _, keep := spec.buffers(hashers())
 
 	ctx, cancel := context.WithCancelCause(ctx)

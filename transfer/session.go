@@ -25,13 +25,14 @@ type sendSession struct {
 	geometry manifest.Geometry
 	progress *Progress
 	records  *recorder
-	packer   *packer
+	pace     *pace
+	packers  int
 	seen     *index // of a trusted run: what the sink holds by now
 	result   manifest.Digest
 
 	in       chan *extent
 	todo     chan *pending
-	answered chan *pending
+	answered chan *answer
 	nudge    chan struct{} // offer should send PASSED now
 	done     chan struct{}
 
@@ -52,25 +53,39 @@ type sendSession struct {
 	sent    map[uint32]uint64   // blocks that were sent, of extents that are not durable
 	freed   chan struct{}       // kept became shorter
 	keep    int
+
+	partial   map[uint32]*pending // of which blocks were sent in parts, until ACK covers them
+	again     []*answer           // that ask for such blocks whole
+	againCame chan struct{}
 }
 
 // pending is an extent on its way from compare to deliver.
 type pending struct {
 	*extent
-	want uint64 // set by the answer
+	want  uint64 // set by the answer
+	parts bool   // the offer asked for part digests
 
 	// Guarded by the session's mu.
-	holds  bool // its data is held
-	pinned bool // the answer has come, so that the data will be used soon
+	holds   bool     // its data is held
+	pinned  bool     // the answer has come, so that the data will be used soon
+	partial []uint16 // for each block, the parts that were sent if not all were
+}
+
+// answer is what is wanted of an extent.
+type answer struct {
+	*pending
+	want  *want
+	again bool // whole, of blocks that were sent in parts before
 }
 
 func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int) *sendSession {
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
-		records: newRecorder(spec.Known, sink.Records, sink.Start), packer: newPacker(spec.Compression),
-		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *pending, maxOffers),
+		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory),
+		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers),
 		nudge: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
 		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
+		partial: make(map[uint32]*pending), againCame: make(chan struct{}, 1),
 	}
 	if sink.Trusted != nil {
 		s.seen = newIndex(spec.Memory)
@@ -112,6 +127,7 @@ func (s *sendSession) run(ctx context.Context) error {
 	s.drop()
 	stats := s.Conn.Stats()
 	s.progress.spent(StageLine, stats.WriteBlocked+stats.WindowBlocked)
+	s.progress.end()
 	if err != nil {
 		closeWith(s.Conn, err)
 		return fmt.Errorf("send %s: %w", s.Task, err)
@@ -162,6 +178,7 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 		}
 		s.acked.Store(n)
 		s.forget(n)
+		s.forgetPartial(n)
 		signal(s.ackCame)
 		s.records.advance(n)
 		return false, nil
@@ -185,7 +202,10 @@ func (s *sendSession) answer(m *want) error {
 		holds = p.holds
 	}
 	s.mu.Unlock()
-	if p == nil || m.blocks&p.zero != 0 || m.later|m.parted != 0 {
+	if p == nil {
+		return s.askedAgain(m)
+	}
+	if m.blocks&p.zero != 0 || m.later != 0 || m.parted != 0 && !p.parts {
 		return malformed("WANT", "blocks %#x of extent %d were not offered", m.blocks, m.extent)
 	}
 	p.want = m.blocks
@@ -196,7 +216,7 @@ func (s *sendSession) answer(m *want) error {
 		s.settle(p)
 		return nil
 	}
-	s.answered <- p // never waits: it has room for every place
+	s.answered <- &answer{pending: p, want: m} // never waits: it has room for every place
 	return nil
 }
 
@@ -212,8 +232,8 @@ func (s *sendSession) conclude(m result) error {
 		return fmt.Errorf("%w: the sink accepted %s, this side offered %s; run again without trust", ErrMismatch, m.result, s.result)
 	case m.bytesTotal != s.geometry.Size-bytesBelow(s.geometry, s.Start):
 		return malformed("RESULT", "it covers %d bytes of %d from extent %d on", m.bytesTotal, s.geometry.Size, s.Start)
-	case m.sent != s.progress.sent.Load():
-		return malformed("RESULT", "it counts %d bytes sent, this side %d", m.sent, s.progress.sent.Load())
+	case m.sent != s.progress.sent.Load() || m.spared != s.progress.spared.Load():
+		return malformed("RESULT", "it counts %d bytes sent and %d spared, this side %d and %d", m.sent, m.spared, s.progress.sent.Load(), s.progress.spared.Load())
 	}
 	s.progress.same.Store(m.same)
 	s.progress.zero.Store(m.zero)

@@ -55,6 +55,8 @@ type Tuning struct {
 	QueueDepth int
 	// Compression is auto (default), on or off.
 	Compression Compression
+	// Parts is auto (default), on or off; the sender decides.
+	Parts Parts
 }
 
 // Memory bounds of one end of one transfer, in bytes of buffers.

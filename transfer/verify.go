@@ -75,7 +75,8 @@ func Verify(ctx context.Context, spec VerifySpec) (result VerifyResult, err erro
 		return result, fmt.Errorf("%w: %d digests for a sample of %d extents", ErrTask, len(spec.Want), want)
 	}
 	p := orNew(spec.Progress)
-	p.size.Store(spec.Size)
+	p.begin(g, 0)
+	defer p.end()
 	next := 0
 	err = scanExtents(ctx, spec.Source, g, 0, spec.Key, spec.Tuning, p, sampled(spec.Sample, g), func(e *extent) error {
 		defer e.release()

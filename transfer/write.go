@@ -27,6 +27,7 @@ type writer struct {
 	hasher   *manifest.Hasher
 	unpacker unpacker
 	buf      []byte
+	old      []byte // a block to patch; nil until there is one
 }
 
 // take owns the frame.
@@ -39,25 +40,20 @@ func (w *writer) take(ctx context.Context, f netproto.Frame) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	at, digest := 0, 0
+	if len(m.parts) > 0 {
+		return w.patch(ctx, it, m, content)
+	}
+	at := 0
 	full := make([]manifest.Digest, 0, gatherBlocks)
-	for b := range ones(it.offer.blocks &^ it.offer.zero) {
-		short := it.offer.digests[digest]
-		digest++
-		if m.blocks>>b&1 == 0 {
-			continue
-		}
+	for b := range ones(m.blocks) {
 		n := blockLength(w.geometry, it.number, b)
-		d := w.hasher.Block(content[at : at+n])
-		if d.Short() != short {
+		d, right := w.check(it, b, content[at:at+n])
+		if !right {
 			return fmt.Errorf("%w: block %d of extent %d as it arrived", ErrMismatch, b, it.number)
 		}
 		full = append(full, d)
 		at += n
 	}
-	w.progress.spend(StageHash, start)
-
 	at = 0
 	err = w.runs(it.number, m.blocks, func(off int64, length int) error {
 		err := w.put(content[at:at+length], off)
@@ -68,7 +64,24 @@ func (w *writer) take(ctx context.Context, f netproto.Frame) error {
 		return err
 	}
 	w.progress.sent.Add(int64(len(content)))
-	return w.spread(ctx, it, m.blocks, full, content)
+	at = 0
+	for b := range ones(m.blocks) {
+		n := blockLength(w.geometry, it.number, b)
+		if err := w.spread(ctx, place{it, b}, full[0], content[at:at+n]); err != nil {
+			return err
+		}
+		full = full[1:]
+		at += n
+	}
+	return w.settle(ctx, it, m.blocks, w.hasher)
+}
+
+// check tells whether content is what was offered for a block.
+func (w *writer) check(it *item, b int, content []byte) (d manifest.Digest, right bool) {
+	start := time.Now()
+	defer w.progress.spend(StageHash, start)
+	d = w.hasher.Block(content)
+	return d, d.Short() == it.offer.short(b)
 }
 
 // unpackFrame gives the frame back, so that the sender may go on, and returns
@@ -79,46 +92,40 @@ func (w *writer) unpackFrame(f netproto.Frame) (dataHeader, []byte, error) {
 	if err != nil {
 		return m, nil, err
 	}
-	length := contentLength(w.geometry, m.extent, m.blocks)
-	content, err := w.unpacker.unpack(w.buf, m.encoding, packed, length, w.progress)
+	content, err := w.unpacker.unpack(w.buf, m.encoding, packed, m.length(w.geometry), w.progress)
 	return m, content, err
 }
 
 // expected finds the extent that DATA belongs to; each block comes once, and
 // only when it was asked for.
 func (w *writer) expected(m dataHeader) (*item, error) {
+	partial := m.partial(w.geometry)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	it := w.open[m.extent]
-	if it == nil || m.blocks&^it.wanted != 0 {
-		return nil, malformed("DATA", "blocks %#x of extent %d were not asked for", m.blocks, m.extent)
+	if it == nil || m.blocks&^it.wanted != 0 || partial&^it.parted != 0 {
+		return nil, malformed("DATA", "blocks %#x of extent %d, %#x of them in parts, were not asked for", m.blocks, m.extent, partial)
 	}
 	it.wanted &^= m.blocks
+	it.parted &^= m.blocks
 	return it, nil
 }
 
-// spread settles the blocks that came, and writes their content to every other
-// place that waits for it.
-func (w *writer) spread(ctx context.Context, it *item, blocks uint64, full []manifest.Digest, content []byte) error {
-	at, i := 0, 0
-	for b := range ones(blocks) {
-		n := blockLength(w.geometry, it.number, b)
-		d := full[i]
-		i++
-		it.blocks[b] = d
-		w.seen.put(d.Short(), it.number*manifest.BlocksPerExtent+uint32(b))
-		w.mu.Lock()
-		others := w.waiting[d.Short()]
-		delete(w.waiting, d.Short()) // from now on the index knows it
-		w.mu.Unlock()
-		for _, p := range others {
-			if err := w.alias(ctx, p, d, content[at:at+n]); err != nil {
-				return err
-			}
+// spread writes the content of a block that came to every other place that
+// waits for it.
+func (w *writer) spread(ctx context.Context, from place, d manifest.Digest, content []byte) error {
+	from.it.blocks[from.b] = d
+	w.seen.put(d.Short(), from.it.number*manifest.BlocksPerExtent+uint32(from.b))
+	w.mu.Lock()
+	others := w.waiting[d.Short()]
+	delete(w.waiting, d.Short()) // from now on the index knows it
+	w.mu.Unlock()
+	for _, p := range others {
+		if err := w.alias(ctx, p, d, content); err != nil {
+			return err
 		}
-		at += n
 	}
-	return w.settle(ctx, it, blocks, w.hasher)
+	return nil
 }
 
 // alias writes content to a place that waited for it.
@@ -201,7 +208,7 @@ func (r *receiver) conclude(ctx context.Context) error {
 	r.result.Agreed = true
 	p := r.progress.Snapshot()
 	m := result{
-		result: r.result.Result, same: p.Same, zero: p.Zero, copied: p.Copied, sent: p.Sent,
+		result: r.result.Result, same: p.Same, zero: p.Zero, copied: p.Copied, sent: p.Sent, spared: p.Spared,
 		readBytes: p.Read, writtenBytes: p.Written, bytesTotal: r.Size - bytesBelow(r.geometry, r.from),
 	}
 	close(r.told)

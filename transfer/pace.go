@@ -1,0 +1,228 @@
+package transfer
+
+import (
+	"math"
+	"sync"
+	"time"
+)
+
+// pace decides how content travels: at which level it is compressed, and whether parts of blocks are asked for. It compares what was
+// measured in this transfer: the line, the cores, and how the content shrinks. Its methods may be called by several goroutines.
+//
+//	content a second = min(cores × what one compresses at a level, line ÷ how far the content shrinks)
+//
+// and the level with the most wins. What the line carries shows only while it is the bottleneck, for sockets, and what lies behind
+// them, swallow megabytes at once. Until then a line counts as thin as long as that is cheap: it has to prove itself.
+type pace struct {
+	compression Compression
+	parts       Parts
+	packers     float64
+
+	mu      sync.Mutex
+	levels  [levelCount]levelPace
+	shrinks faded   // packed ÷ content, as if all were packed at fastest
+	digests faded   // blocks that were compared by parts, bytes a second
+	spared  float64 // share of those blocks that did not have to travel
+	asked   int     // offers
+	trials  int     // frames since the last trial
+	upward  bool    // the last trial was of a higher level
+
+	// The last moments, fading.
+	wire, content, blocks float64 // bytes
+	line, packing, idle   float64 // seconds: in writes, waiting for a packer, waiting for answers
+
+	carried  int64   // wire bytes in all
+	capacity float64 // of the line in bytes a second; 0 is unknown
+}
+
+// levelPace is what is known of a level.
+type levelPace struct {
+	rate faded
+	// gain is the size of what this level makes of content, by the size that fastest makes of it.
+	gain float64
+}
+
+const (
+	// fadeTime is how long the last moments count, in seconds.
+	fadeTime = 0.5
+	// swallowed is how many bytes a line may take without carrying them yet.
+	swallowed = 16 << 20
+	// trialEvery is after how many frames another level is tried on the same content, while the line leaves the cores time.
+	trialEvery = 64
+	// coreRate and digestRate are bytes a second that are believed before they are measured.
+	coreRate   = 300e6
+	digestRate = 1e9
+	// sampleOffers: when hardly anything is spared by parts, one in so many offers still asks for them.
+	sampleOffers = 16
+)
+
+func newPace(t Tuning, packers int) *pace {
+	k := &pace{compression: t.Compression, parts: t.Parts, packers: float64(packers), spared: 1, trials: trialEvery}
+	k.levels[fastest].gain, k.levels[standard].gain, k.levels[better].gain = 1, 0.97, 0.93
+	return k
+}
+
+// wrote takes note of a DATA that was written, and of how long its writer waited for answers, for the packer and for the line.
+func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	took := (idle + packing + line).Seconds()
+	keep := math.Exp(-took / fadeTime)
+	for _, v := range []struct {
+		sum *float64
+		add float64
+	}{
+		{&k.wire, float64(wire)}, {&k.content, float64(content)}, {&k.blocks, float64(blocks)},
+		{&k.idle, idle.Seconds()}, {&k.packing, packing.Seconds()}, {&k.line, line.Seconds()},
+	} {
+		*v.sum = *v.sum*keep + v.add
+	}
+	k.carried += int64(wire)
+	total := k.total()
+	switch {
+	case k.line > total*2/3 && total > fadeTime/4:
+		k.capacity = k.wire / total
+	case k.packing > total/2 && k.capacity > 0:
+		k.capacity *= 1 + took // the line has room, nobody knows how much
+	case k.packing > total/2 && k.carried > swallowed:
+		k.capacity = math.Inf(1)
+	}
+}
+
+// total is the time that the last moments took, in seconds. k.mu is held.
+func (k *pace) total() float64 { return max(k.line+k.packing+k.idle, 1e-9) }
+
+// choose returns the level for one DATA, and a level to try beside it, or raw.
+func (k *pace) choose() (l, trial level) {
+	if k.compression == CompressionOff {
+		return raw, raw
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l, _ = k.best()
+	if l == raw || k.line < k.total()/2 {
+		return l, raw
+	}
+	if k.trials++; k.trials < trialEvery {
+		return l, raw
+	}
+	k.trials, k.upward = 0, l == fastest || l < better && !k.upward
+	if k.upward {
+		return l, l + 1
+	}
+	return l, l - 1
+}
+
+// best returns the level that moves the most content, and how much in bytes a second. k.mu is held.
+func (k *pace) best() (level, float64) {
+	least := raw
+	if k.compression == CompressionOn {
+		least = fastest
+	}
+	if k.capacity == 0 {
+		// Compressing is cheap while it takes less than a quarter of a core.
+		if demand := k.content / k.total(); k.carried < swallowed || 4*demand < k.rate(fastest) {
+			return fastest, math.Inf(1)
+		}
+		return least, math.Inf(1)
+	}
+	most, best := k.reach(least), least
+	for l := least + 1; l < levelCount; l++ {
+		margin := 1.02
+		if best == raw {
+			margin = 1.25 // the cores have other work too
+		}
+		if r := k.reach(l); r > most*margin {
+			most, best = r, l
+		}
+	}
+	return best, most
+}
+
+// reach is how much content a level moves, in bytes a second. k.mu is held.
+func (k *pace) reach(l level) float64 {
+	if l == raw {
+		return k.capacity
+	}
+	shrinks := 0.5
+	if k.shrinks.known() {
+		shrinks = k.shrinks.value()
+	}
+	return min(k.packers*k.rate(l), k.capacity/(shrinks*k.levels[l].gain))
+}
+
+// rate is what one core compresses at a level, in bytes a second. k.mu is held.
+func (k *pace) rate(l level) float64 {
+	if k.levels[l].rate.known() {
+		return k.levels[l].rate.value()
+	}
+	if l == fastest {
+		return coreRate
+	}
+	return k.rate(l-1) / 2
+}
+
+// packed takes note of content that was packed.
+func (k *pace) packed(l level, content, packed int, took time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.levels[l].rate.add(float64(content), took.Seconds())
+	k.shrinks.add(float64(packed)/k.levels[l].gain, float64(content))
+}
+
+// tried takes note of content that was packed at two levels.
+func (k *pace) tried(l, trial level, content, packed, other int, took time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.levels[trial].rate.add(float64(content), took.Seconds())
+	if gain := float64(other) / float64(max(packed, 1)) * k.levels[l].gain; trial != fastest {
+		k.levels[trial].gain += (gain - k.levels[trial].gain) / 2
+	}
+}
+
+// compared takes note of blocks that were compared by parts: their length, how much of it has to travel, and how long it took.
+func (k *pace) compared(length, travels int, took time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.digests.add(float64(length), took.Seconds())
+	k.spared += (1 - float64(travels)/float64(length) - k.spared) / 16
+}
+
+// askParts decides for one OFFER. Parts cost the cores of both ends digests, and the receiver's disk two reads of each block; on a line
+// that moves whole blocks a quarter as fast as digests are made, they do not pay.
+func (k *pace) askParts() bool {
+	switch k.parts {
+	case PartsOn:
+		return true
+	case PartsOff:
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked++
+	if k.spared < 1.0/16 && k.asked%sampleOffers != 0 {
+		return false
+	}
+	digests := float64(digestRate)
+	if k.digests.known() {
+		digests = k.digests.value()
+	}
+	if k.capacity == 0 {
+		return k.carried < swallowed || 8*k.blocks/k.total() < digests
+	}
+	_, moves := k.best()
+	return 4*moves < digests
+}
+
+// faded is a quotient whose older measurements count less.
+type faded struct{ over, under float64 }
+
+func (f *faded) add(over, under float64) {
+	const keep = 0.9
+	f.over = f.over*keep + over
+	f.under = f.under*keep + under
+}
+
+func (f *faded) known() bool { return f.under > 0 }
+
+func (f *faded) value() float64 { return f.over / f.under }
