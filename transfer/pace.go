@@ -25,7 +25,7 @@ type pace struct {
 	spared  float64 // share of those blocks that did not have to travel
 	asked   int     // offers
 	trials  int     // frames since the last trial
-	upward  bool    // the last trial was of a higher level
+	upward  bool    // the last trial was of the higher of two levels
 
 	// The last moments, fading.
 	wire, content, blocks float64 // bytes
@@ -80,9 +80,9 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 	k.carried += int64(wire)
 	total := k.total()
 	switch {
-	case k.line > total*2/3 && total > fadeTime/4:
-		k.capacity = k.wire / total
-	case k.packing > total/2 && k.capacity > 0:
+	case k.line > total/4 && k.line > k.idle && total > fadeTime/4:
+		k.capacity = k.wire / total // a writer that waits leaves the line no pause
+	case k.packing > total/2 && k.line < total/10 && k.capacity > 0:
 		k.capacity *= 1 + took // the line has room, nobody knows how much
 	case k.packing > total/2 && k.carried > swallowed:
 		k.capacity = math.Inf(1)
@@ -106,11 +106,12 @@ func (k *pace) choose() (l, trial level) {
 	if k.trials++; k.trials < trialEvery {
 		return l, raw
 	}
-	k.trials, k.upward = 0, l == fastest || l < better && !k.upward
+	k.trials, k.upward = 0, !k.upward
+	others := [levelCount][2]level{fastest: {standard, better}, standard: {fastest, better}, better: {fastest, standard}}[l]
 	if k.upward {
-		return l, l + 1
+		return l, others[1]
 	}
-	return l, l - 1
+	return l, others[0]
 }
 
 // best returns the level that moves the most content, and how much in bytes a second. k.mu is held.
@@ -175,9 +176,11 @@ func (k *pace) tried(l, trial level, content, packed, other int, took time.Durat
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.levels[trial].rate.add(float64(content), took.Seconds())
-	if gain := float64(other) / float64(max(packed, 1)) * k.levels[l].gain; trial != fastest {
-		k.levels[trial].gain += (gain - k.levels[trial].gain) / 2
+	changed, gain := trial, float64(other)/float64(packed)*k.levels[l].gain
+	if trial == fastest {
+		changed, gain = l, float64(packed)/float64(other)
 	}
+	k.levels[changed].gain += (gain - k.levels[changed].gain) / 2
 }
 
 // compared takes note of blocks that were compared by parts: their length, how much of it has to travel, and how long it took.

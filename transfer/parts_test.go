@@ -32,7 +32,7 @@ func database(size int) []byte {
 	p := make([]byte, size)
 	r := rand.New(rand.NewPCG(1, 2))
 	few := make([]byte, 64*partSize)
-	page(few, r)
+	records(few, r)
 	for off := 0; off < size; off += partSize {
 		n := copy(p[off:], few[r.IntN(64)*partSize:][:partSize])
 		for range 16 { // no two pages are the same
@@ -42,8 +42,8 @@ func database(size int) []byte {
 	return p
 }
 
-// page fills p with records.
-func page(p []byte, r *rand.Rand) {
+// records fills p with records.
+func records(p []byte, r *rand.Rand) {
 	names := []string{"customer", "order", "status=open", "amount", "NULL", "Berlin", "London"}
 	for n := 0; n < len(p); {
 		n += copy(p[n:], fmt.Sprintf("%s:%08x|%s|%d\n", names[r.IntN(len(names))], r.Uint32(), names[r.IntN(len(names))], r.IntN(1e6)))
@@ -57,7 +57,7 @@ func scattered(disk []byte, share float64, seed uint64) (changed []byte, pages [
 	for off := 0; off+manifest.BlockSize <= len(disk); off += manifest.BlockSize {
 		if r.Float64() < share {
 			p := changed[off+r.IntN(partsPerBlock)*partSize:][:partSize]
-			page(p, r)
+			records(p, r)
 			pages = append(pages, p)
 		}
 	}
@@ -66,7 +66,7 @@ func scattered(disk []byte, share float64, seed uint64) (changed []byte, pages [
 
 // TestPartsOfDatabase: of pages written at random little more travels than what zstd makes of the pages.
 func TestPartsOfDatabase(t *testing.T) {
-	target := database(128<<20)
+	target := database(128 << 20)
 	source, pages := scattered(target, 0.02, 2)
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -353,7 +353,7 @@ func (c *thin) WriteFrame(ctx context.Context, t netproto.Type, payload ...[]byt
 
 // TestThinLine: over a line that is slow beside the cores, parts travel, and compressed, without being told to.
 func TestThinLine(t *testing.T) {
-	target := database(48<<20)
+	target := database(48 << 20)
 	source, pages := scattered(target, 1, 2)
 	device := memory(t, target)
 	a, b := pipe(t)

@@ -139,6 +139,12 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 	progress := orNew(spec.Progress)
 	half := spec.Tuning
 	half.Memory = max(MinMemory, cmp.Or(half.Memory, DefaultMemory)/2)
+	if half.Compression == "" || half.Compression == CompressionAuto {
+		half.Compression = CompressionOff // memory is no line
+	}
+	if half.Parts == "" || half.Parts == PartsAuto {
+		half.Parts = PartsOff
+	}
 	var sendErr, receiveErr error
 	group, ctx := newGroup(ctx)
 	group.Go(func() error {

@@ -68,6 +68,7 @@ func TestValidateRefuses(t *testing.T) {
 		"deep queue":               {control.KindScan, func(s *control.TaskSpec) { s.Tuning.QueueDepth = 65 }, "queue_depth"},
 		"many at once":             {control.KindScan, func(s *control.TaskSpec) { s.Tuning.Parallel = 5 }, "parallel"},
 		"compression":              {control.KindScan, func(s *control.TaskSpec) { s.Tuning.Compression = "lzma" }, "compression"},
+		"parts":                    {control.KindScan, func(s *control.TaskSpec) { s.Tuning.Parts = "halves" }, "parts"},
 		"scan with target":         {control.KindScan, func(s *control.TaskSpec) { s.Target = 1 }, "target"},
 		"scan with trust":          {control.KindScan, func(s *control.TaskSpec) { s.Trusted = control.TrustZero }, "trusted"},
 		"receive unmarked":         {control.KindReceive, func(s *control.TaskSpec) { s.Generation = manifest.Generation{} }, "marked dirty"},
@@ -122,7 +123,7 @@ func TestTableOfASample(t *testing.T) {
 func TestSpecSurvivesJSON(t *testing.T) {
 	for _, kind := range kinds {
 		s := valid(kind)
-		s.Tuning = control.Tuning{Parallel: 2, QueueDepth: 8, Compression: transfer.CompressionOff}
+		s.Tuning = control.Tuning{Parallel: 2, QueueDepth: 8, Compression: transfer.CompressionOff, Parts: transfer.PartsOn}
 		encoded, err := json.Marshal(s)
 		if err != nil {
 			t.Fatal(err)

@@ -61,6 +61,7 @@ type Tuning struct {
 	Parallel    int                  `json:"parallel,omitempty"`
 	QueueDepth  int                  `json:"queue_depth,omitempty"` // reads in flight, at most 64
 	Compression transfer.Compression `json:"compression,omitempty"`
+	Parts       transfer.Parts       `json:"parts,omitempty"` // of a send and a copy
 }
 
 // TaskSpec says what to do.
@@ -152,6 +153,11 @@ func (s *TaskSpec) validate() error {
 	case "", transfer.CompressionAuto, transfer.CompressionOn, transfer.CompressionOff:
 	default:
 		return fmt.Errorf("unknown compression %.20q: use auto, on or off", s.Tuning.Compression)
+	}
+	switch s.Tuning.Parts {
+	case "", transfer.PartsAuto, transfer.PartsOn, transfer.PartsOff:
+	default:
+		return fmt.Errorf("unknown parts %.20q: use auto, on or off", s.Tuning.Parts)
 	}
 	return s.validateKind()
 }

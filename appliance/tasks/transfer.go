@@ -22,7 +22,9 @@ func (t *task) transfer(ctx context.Context, memory int64) error {
 	}
 	defer t.disconnect()
 	t.setRunning()
-	tuning := transfer.Tuning{Memory: memory, QueueDepth: t.spec.Tuning.QueueDepth, Compression: t.spec.Tuning.Compression}
+	tuning := transfer.Tuning{
+		Memory: memory, QueueDepth: t.spec.Tuning.QueueDepth, Compression: t.spec.Tuning.Compression, Parts: t.spec.Tuning.Parts,
+	}
 	switch t.spec.Kind {
 	case control.KindScan:
 		return t.scan(ctx, source, tuning)

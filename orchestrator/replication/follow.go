@@ -88,16 +88,21 @@ func (t *transferRun) count() {
 		verdicts.Same, verdicts.Zero = 0, verdicts.Same+verdicts.Zero
 	}
 	busy := busyTimes(sent.Counters.Busy)
+	bottleneck := sent.Counters.Bottleneck(received.Counters)
 	if t.sender != t.receiver {
+		// The task's counters have reading and hashing, the sink's what comes after.
+		both := sent.Counters.Add(verdicts)
+		both.Elapsed = sent.Counters.Elapsed
+		bottleneck = both.Bottleneck(received.Counters)
 		addBusy(busy, verdicts.Busy)
 		addBusy(busy, received.Counters.Busy)
 	}
 	t.report.disk(t.plan.Disk, func(d *report.Disk) {
 		d.Counters = t.before.Add(report.Counters{
 			Read: sent.Counters.Read, ReadTarget: target, Assumed: sent.Counters.Assumed, Wire: verdicts.Wire,
-			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent, Resent: verdicts.Resent,
+			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent, Spared: verdicts.Spared, Resent: verdicts.Resent,
 		})
-		d.Busy, d.Duration = busy, time.Since(t.started)
+		d.Busy, d.Bottleneck, d.Duration = busy, bottleneck, time.Since(t.started)
 	})
 	t.countControl()
 }

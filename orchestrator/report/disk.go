@@ -53,8 +53,8 @@ func (s Stage) Valid() bool {
 	return slices.Contains([]Stage{StageRead, StageHash, StageCompress, StageWire, StageWrite}, s)
 }
 
-// Counters are byte counts of one disk run, all in bytes of disk content but Wire. Same, Zero, Copied and Sent are the
-// four verdicts; once a disk is done they add up to its logical size, unless its transfer was cut:
+// Counters are byte counts of one disk run, all in bytes of disk content but Wire. Same, Zero, Copied, Sent and Spared are
+// verdicts; once a disk is done they add up to its logical size, unless its transfer was cut:
 // then they are sums over the attempts.
 type Counters struct {
 	Read       int64 `json:"read"`               // read from the source
@@ -63,6 +63,7 @@ type Counters struct {
 	Zero       int64 `json:"zero"`               // zeroed, or zero on a disk that reads as zeroes
 	Copied     int64 `json:"copied"`             // copied on the target from elsewhere on its disks
 	Sent       int64 `json:"sent"`               // content that crossed the line, before compression
+	Spared     int64 `json:"spared"`             // the rest of changed blocks of which only parts had to cross the line
 	Resent     int64 `json:"resent,omitempty"`   // part of Sent: sent again after a cut, as far as its sender knows
 	Assumed    int64 `json:"assumed,omitempty"`  // of the source not read, for a hint: the root is true as far as that is
 	Verified   int64 `json:"verified,omitempty"` // of the target read back after it was written, and found right
@@ -73,7 +74,7 @@ type Counters struct {
 func (c Counters) Add(o Counters) Counters {
 	return Counters{
 		Read: c.Read + o.Read, ReadTarget: c.ReadTarget + o.ReadTarget, Same: c.Same + o.Same, Zero: c.Zero + o.Zero,
-		Copied: c.Copied + o.Copied, Sent: c.Sent + o.Sent, Resent: c.Resent + o.Resent, Wire: c.Wire + o.Wire,
+		Copied: c.Copied + o.Copied, Sent: c.Sent + o.Sent, Spared: c.Spared + o.Spared, Resent: c.Resent + o.Resent, Wire: c.Wire + o.Wire,
 		Assumed: c.Assumed + o.Assumed, Verified: c.Verified + o.Verified,
 	}
 }
@@ -91,8 +92,11 @@ type Disk struct {
 
 	Counters
 	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer
-	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, over all its workers
-	Root     string                  `json:"root,omitempty"`    // hexadecimal root of the new manifest
+	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, in the mean of its workers
+	// Bottleneck says in words how busy each stage was: source 12 % · hash 80 % · …
+	Bottleneck string `json:"bottleneck,omitempty"`
+
+	Root string `json:"root,omitempty"` // hexadecimal root of the new manifest
 }
 
 func (d Disk) validate() error {

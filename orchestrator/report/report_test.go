@@ -26,11 +26,11 @@ func sample() report.Run {
 				Disk: "0", LogicalSize: 4 << 30, State: report.DiskCommitted, Mode: report.Trusted, Rung: "disks",
 				Cause: "every rung that can be tested holds", Untested: "empty-leaf",
 				Counters: report.Counters{
-					Read: 4 << 30, Same: 4<<30 - 96<<20, Zero: 16 << 20, Copied: 32 << 20, Sent: 48 << 20, Wire: 21 << 20,
+					Read: 4 << 30, Same: 4<<30 - 96<<20, Zero: 16 << 20, Copied: 32 << 20, Sent: 44 << 20, Spared: 4 << 20, Wire: 21 << 20,
 				},
 				Duration: 4320 * time.Millisecond,
 				Busy:     map[report.Stage]time.Duration{report.StageRead: 4 * time.Second, report.StageHash: 2 * time.Second},
-				Root:     "00ff",
+				Root:     "00ff", Bottleneck: "source 93 % · hash 46 % · compress 3 % · line 9 % · target 3 %",
 			},
 			{
 				Disk: "11", LogicalSize: 1 << 40, State: report.DiskCommitted, Mode: report.Untrusted, Rung: "database",

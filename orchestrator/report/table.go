@@ -21,9 +21,12 @@ type Row struct {
 	Zero   int64   `json:"zero"`
 	Copied int64   `json:"copied"`
 	Sent   int64   `json:"sent"`
+	Spared int64   `json:"spared"`
 	Wire   int64   `json:"wire"`
 	Ratio  float64 `json:"ratio"` // Size ÷ Wire: bytes brought up to date for one byte on the line; 0 when nothing was on it
 	Time   float64 `json:"time_s"`
+	// Bottleneck says in words how busy each stage was.
+	Bottleneck string `json:"bottleneck,omitempty"`
 }
 
 // Rows gives one row a disk of run, in the run's order. label names the run to a reader; its id does when label is empty.
@@ -35,7 +38,7 @@ func Rows(label string, run Run) []Row {
 	for _, d := range run.Disks {
 		row := Row{
 			Disk: d.Disk, Run: label, Size: d.LogicalSize, Read: d.Read, Same: d.Same, Zero: d.Zero,
-			Copied: d.Copied, Sent: d.Sent, Wire: d.Wire, Time: d.Duration.Seconds(),
+			Copied: d.Copied, Sent: d.Sent, Spared: d.Spared, Wire: d.Wire, Time: d.Duration.Seconds(), Bottleneck: d.Bottleneck,
 		}
 		if d.Wire > 0 {
 			row.Ratio = float64(d.LogicalSize) / float64(d.Wire)
@@ -45,11 +48,11 @@ func Rows(label string, run Run) []Row {
 	return rows
 }
 
-// WriteTable writes rows as plain text in aligned columns, without colours or lines of boxes.
+// WriteTable writes rows as plain text in aligned columns, without colours or lines of boxes, and below them how busy the stages were.
 func WriteTable(w io.Writer, rows []Row) error {
 	t := table.NewWriter()
 	t.SetStyle(plainStyle())
-	header := table.Row{"disk", "run", "size", "read", "same", "zero", "copied", "sent", "wire", "ratio", "time"}
+	header := table.Row{"disk", "run", "size", "read", "same", "zero", "copied", "sent", "spared", "wire", "ratio", "time"}
 	t.AppendHeader(header)
 	configs := []table.ColumnConfig{}
 	for i := range header {
@@ -61,13 +64,18 @@ func WriteTable(w io.Writer, rows []Row) error {
 	for _, r := range rows {
 		t.AppendRow(table.Row{
 			r.Disk, r.Run, size(r.Size), size(r.Read), size(r.Same), size(r.Zero),
-			size(r.Copied), size(r.Sent), size(r.Wire), ratio(r.Ratio), seconds(r.Time),
+			size(r.Copied), size(r.Sent), size(r.Spared), size(r.Wire), ratio(r.Ratio), seconds(r.Time),
 		})
 	}
 	var b strings.Builder
 	for line := range strings.Lines(t.Render()) {
 		b.WriteString(strings.TrimRight(line, " \n"))
 		b.WriteByte('\n')
+	}
+	for _, r := range rows {
+		if r.Bottleneck != "" {
+			fmt.Fprintf(&b, "disk %s, run %s: %s\n", r.Disk, r.Run, r.Bottleneck)
+		}
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("writing the table: %w", err)

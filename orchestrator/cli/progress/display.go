@@ -172,7 +172,7 @@ func (d *Display) line(format string, values ...any) {
 }
 
 // settled is how much of a disk needs no more work, in bytes.
-func settled(d report.Disk) int64 { return d.Same + d.Zero + d.Copied + d.Sent }
+func settled(d report.Disk) int64 { return d.Same + d.Zero + d.Copied + d.Sent + d.Spared }
 
 // percent is 100 only for all.
 func percent(done, total int64) int { return int(done * 100 / max(total, 1)) }

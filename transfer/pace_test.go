@@ -1,0 +1,111 @@
+package transfer
+
+import (
+	"testing"
+	"time"
+)
+
+// simulated is a transfer as a pace sees it: frames of content, cores and a line with rates. It returns the level that the last
+// frames had, and whether most of the last offers asked for parts.
+type simulated struct {
+	line     float64             // wire bytes a second
+	demand   float64             // content bytes a second that want to travel
+	compress [levelCount]float64 // content bytes a second of one core
+	shrinks  [levelCount]float64 // packed ÷ content
+	digests  float64
+	spared   float64 // share of a block that its parts need not travel
+	packers  int
+	content  int64 // bytes to move
+}
+
+func (s simulated) run(k *pace) (last level, parts bool) {
+	const frame = 1 << 20
+	seconds := func(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
+	swallow := float64(8 << 20) // what sockets take at once
+	asked := 0
+	var queued float64 // bytes in sockets
+	for moved := int64(0); moved < s.content; moved += frame {
+		ask := k.askParts()
+		if moved >= s.content-64*frame && ask {
+			asked++
+		}
+		if ask {
+			k.compared(frame, int(frame*(1-s.spared)), seconds(frame/s.digests))
+		}
+		l, trial := k.choose()
+		wire, pack := float64(frame), 0.0
+		if l != raw {
+			wire = frame * s.shrinks[l]
+			pack = frame / s.compress[l]
+			k.packed(l, frame, int(wire), seconds(pack))
+			if trial != raw {
+				k.tried(l, trial, frame, int(wire), int(frame*s.shrinks[trial]), seconds(frame/s.compress[trial]))
+			}
+		}
+		idle := frame / s.demand
+		packing := max(0, pack/float64(s.packers)-idle)
+		took := idle + packing
+		queued = max(0, queued-took*s.line)
+		line := max(0, (queued+wire-swallow)/s.line)
+		queued = max(0, queued+wire-line*s.line)
+		k.wrote(int(wire), frame, frame, seconds(idle), seconds(packing), seconds(line))
+		last = l
+	}
+	return last, asked > 32
+}
+
+func TestPace(t *testing.T) {
+	text := simulated{
+		demand: 4e9, compress: [levelCount]float64{0, 400e6, 200e6, 80e6}, shrinks: [levelCount]float64{1, 0.40, 0.37, 0.33},
+		digests: 1.5e9, spared: 0.9, packers: 2, content: 4 << 30,
+	}
+	for name, c := range map[string]struct {
+		change func(*simulated)
+		tuning Tuning
+		want   level
+		parts  bool
+	}{
+		"loopback":                     {func(s *simulated) { s.line = 2e9 }, Tuning{}, raw, false},
+		"10 Gbit":                      {func(s *simulated) { s.line = 1.1e9 }, Tuning{}, raw, false},
+		"1 Gbit":                       {func(s *simulated) { s.line = 118e6 }, Tuning{}, standard, true},
+		"100 Mbit":                     {func(s *simulated) { s.line = 12e6 }, Tuning{}, better, true},
+		"10 Mbit":                      {func(s *simulated) { s.line, s.content = 1.2e6, 256<<20 }, Tuning{}, better, true},
+		"one core, 1 Gbit":             {func(s *simulated) { s.line, s.packers = 118e6, 1 }, Tuning{}, fastest, true},
+		"loopback, on":                 {func(s *simulated) { s.line = 2e9 }, Tuning{Compression: CompressionOn, Parts: PartsOn}, fastest, true},
+		"100 Mbit, off":                {func(s *simulated) { s.line = 12e6 }, Tuning{Compression: CompressionOff, Parts: PartsOff}, raw, false},
+		"few changes":                  {func(s *simulated) { s.line, s.demand = 2e9, 10e6 }, Tuning{}, fastest, true},
+		"few changes, 100 Mbit":        {func(s *simulated) { s.line, s.demand = 12e6, 10e6 }, Tuning{}, fastest, true},
+		"a slow source":                {func(s *simulated) { s.line, s.demand = 2e9, 500e6 }, Tuning{}, raw, false},
+		"a better level that is none":  {func(s *simulated) { s.line, s.shrinks = 12e6, [levelCount]float64{1, 0.40, 0.41, 0.42} }, Tuning{}, fastest, true},
+		"blocks that change as wholes": {func(s *simulated) { s.line, s.spared = 12e6, 0 }, Tuning{}, better, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := text
+			c.change(&s)
+			k := newPace(c.tuning, s.packers)
+			if got, parts := s.run(k); got != c.want || parts != c.parts {
+				t.Errorf("level %s, parts %v; want %s, %v; the line was taken for one of %.3g B/s", levels[got].name, parts, levels[c.want].name, c.parts, k.capacity)
+			}
+		})
+	}
+}
+
+// TestPaceFollowsTheLine: a line that becomes fast, or slow, is noticed.
+func TestPaceFollowsTheLine(t *testing.T) {
+	s := simulated{
+		demand: 4e9, compress: [levelCount]float64{0, 400e6, 200e6, 80e6}, shrinks: [levelCount]float64{1, 0.40, 0.37, 0.33},
+		digests: 1.5e9, spared: 0.9, packers: 2, content: 2 << 30, line: 12e6,
+	}
+	k := newPace(Tuning{}, s.packers)
+	s.run(k)
+	for _, c := range []struct {
+		line  float64
+		want  level
+		parts bool
+	}{{2e9, raw, false}, {12e6, better, true}} {
+		s.line, s.content = c.line, 8<<30
+		if got, parts := s.run(k); got != c.want || parts != c.parts {
+			t.Errorf("at %.3g B/s: level %s, parts %v; want %s, %v", c.line, levels[got].name, parts, levels[c.want].name, c.parts)
+		}
+	}
+}
