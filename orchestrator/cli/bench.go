@@ -58,6 +58,8 @@ func (a *app) bench() *cobra.Command {
 	flags.BoolVar(&o.Trust, "trust", false, "give the sender the target's manifest instead of having the target scanned")
 	flags.BoolVar(&o.Buffered, "buffered", false, "use the page cache, for file systems without direct I/O")
 	flags.StringVar(&over, "line", "", "put a line of `RATE,DELAY` between the ends; RATE in kbit, mbit or gbit a second or 0 for none, DELAY the round trip")
+	flags.StringVar((*string)(&o.Compression), "compression", "auto", "compress what travels: auto, `on` or off")
+	flags.StringVar((*string)(&o.Parts), "parts", "auto", "send only the 4 KiB parts of a block that differ: auto, `on` or off")
 	required(c, "source", "target")
 	return c
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/understudy-dr/understudy/netproto/line"
 	"github.com/understudy-dr/understudy/orchestrator/cli/bench"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // endArgument has the test's own program run one end.
@@ -99,7 +100,7 @@ func TestRunMakesTheTargetEqualAndCounts(t *testing.T) {
 			if row.WireBytes < 3<<20 || row.WireBytes > 5<<20 {
 				t.Errorf("3 MiB of noise took %d bytes on the wire", row.WireBytes)
 			}
-			if row.Wall <= 0 || row.CPU <= 0 || row.PeakRSS < 4<<20 || !strings.Contains(row.Note, "sent 3.0 MiB") {
+			if row.Wall <= 0 || row.CPU <= 0 || row.PeakRSS < 4<<20 || !strings.Contains(row.Note, "sent 3.0 MiB") || !strings.Contains(row.Note, "raw 3.0 MiB; source ") {
 				t.Errorf("row %+v", row)
 			}
 		})
@@ -132,6 +133,24 @@ func TestRunOverALine(t *testing.T) {
 	}
 }
 
+// TestPartsAreForced: a page written in each of many blocks travels alone.
+func TestPartsAreForced(t *testing.T) {
+	source := noise(16<<20, 9)
+	target := bytes.Clone(source)
+	for off := 4 << 10; off < len(target); off += 64 << 10 {
+		target[off] ^= 1
+	}
+	o := options(t, source, target)
+	o.Parts, o.Compression = transfer.PartsOn, transfer.CompressionOff
+	row, err := bench.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content(t, o.Target), source) || !strings.Contains(row.Note, "sent 1.0 MiB, spared 15 MiB") || !strings.HasSuffix(row.Command, " --compression off --parts on") {
+		t.Errorf("row %+v", row)
+	}
+}
+
 func TestUnchangedTrustedReadsTheSourceAlone(t *testing.T) {
 	image := noise(16<<20, 3)
 	o := options(t, image, image)
@@ -159,7 +178,9 @@ func TestRunLeavesTheRestOfALargerTargetAlone(t *testing.T) {
 func TestRunRefusesBeforeItWrites(t *testing.T) {
 	image := noise(1<<20, 6)
 	for name, spoil := range map[string]func(t *testing.T, o *bench.Options){
-		"same file": func(_ *testing.T, o *bench.Options) { o.Target = o.Source },
+		"compression": func(_ *testing.T, o *bench.Options) { o.Compression = "lzma" },
+		"parts":       func(_ *testing.T, o *bench.Options) { o.Parts = "halves" },
+		"same file":   func(_ *testing.T, o *bench.Options) { o.Target = o.Source },
 		"link to the source": func(t *testing.T, o *bench.Options) {
 			link := filepath.Join(t.TempDir(), "link")
 			if err := os.Symlink(o.Source, link); err != nil {

@@ -19,11 +19,7 @@ import (
 	"github.com/understudy-dr/understudy/transfer"
 )
 
-const (
-	task = "bench"
-	// memory is what a delegate gives to a transfer that it runs alone (appliance/tasks).
-	memory = transfer.DefaultMemory
-)
+const task = "bench"
 
 // End is one end of the transfer, in a process of its own: it takes its order from stdin and answers on stdout, with its failure
 // too. It stops when stdin ends, and returns only then. The error is of the talk with the parent.
@@ -112,15 +108,16 @@ func send(ctx context.Context, o order, disk *blockio.Meter, key manifest.Key, i
 	if err != nil {
 		return nil, err
 	}
+	progress := new(transfer.Progress) // of reading and of the one sink
 	sent, err := transfer.Send(ctx, transfer.SendSpec{
-		Source: disk, Size: o.Size, Key: key, Tuning: transfer.Tuning{Memory: memory},
-		Sinks: []transfer.SinkSpec{{Conn: conn, Task: task, Trusted: trusted}},
+		Source: disk, Size: o.Size, Key: key, Tuning: o.Tuning, Progress: progress,
+		Sinks: []transfer.SinkSpec{{Conn: conn, Task: task, Trusted: trusted, Progress: progress}},
 	})
 	if err != nil {
 		return nil, err
 	}
 	sink := sent.Sinks[0]
-	return measured(sink.Counters, sink.Result), sink.Err
+	return measured(progress.Snapshot(), sink.Result), sink.Err
 }
 
 // baseline is what a trusted sender knows of the target; nil when it is to scan itself.
@@ -168,13 +165,13 @@ func receive(ctx context.Context, o order, disk *blockio.Meter, key manifest.Key
 		return nil, err
 	}
 	received, err := transfer.Receive(ctx, transfer.ReceiveSpec{
-		Conn: conn, Task: task, Target: disk, Size: o.Size, Key: key, Trusted: o.Trusted, Tuning: transfer.Tuning{Memory: memory},
+		Conn: conn, Task: task, Target: disk, Size: o.Size, Key: key, Trusted: o.Trusted, Tuning: o.Tuning,
 	})
 	return measured(received.Counters, received.Result), err
 }
 
 func measured(c transfer.Counters, digest manifest.Digest) *result {
-	return &result{WireBytes: c.Wire, Same: c.Same, Zero: c.Zero, Copied: c.Copied, Sent: c.Sent, Digest: digest.String()}
+	return &result{Counters: c, WireBytes: c.Wire, Digest: digest.String()}
 }
 
 // peakRSS is VmHWM of this process in bytes (proc_pid_status(5)). ru_maxrss would not do: a process that another one starts

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // role is which end of the transfer a process is.
@@ -28,6 +29,7 @@ type order struct {
 	Seed     []byte               `json:"seed"` // of this end's identity
 	Peer     netproto.Fingerprint `json:"peer"`
 	Trusted  bool                 `json:"trusted"`
+	Tuning   transfer.Tuning      `json:"tuning"`
 
 	Address  string `json:"address,omitempty"`  // sender: where the receiver listens
 	Manifest string `json:"manifest,omitempty"` // trusted sender: file with the target's manifest
@@ -45,13 +47,10 @@ type answer struct {
 
 // result is what one end measured.
 type result struct {
+	transfer.Counters
 	ReadBytes int64  `json:"read_bytes"` // from its disk
 	WireBytes int64  `json:"wire_bytes"` // both ways
 	PeakRSS   int64  `json:"peak_rss_bytes"`
-	Same      int64  `json:"same"`
-	Zero      int64  `json:"zero"`
-	Copied    int64  `json:"copied"`
-	Sent      int64  `json:"sent"`
 	Digest    string `json:"digest"` // of the transfer, equal on both ends
 }
 

@@ -1,11 +1,10 @@
 package bench
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // Row is a measurement.
@@ -27,8 +26,7 @@ type Row struct {
 
 // row says what was measured.
 func (o Options) row(size int64, wall time.Duration, far, near *process, received, sent *result) Row {
-	notes := []string{fmt.Sprintf("%s: same %s, zero %s, copied %s, sent %s", humanize.IBytes(uint64(size)), humanize.IBytes(uint64(sent.Same)),
-		humanize.IBytes(uint64(sent.Zero)), humanize.IBytes(uint64(sent.Copied)), humanize.IBytes(uint64(sent.Sent)))}
+	notes := notes(size, received, sent)
 	if o.Buffered {
 		notes = append(notes, "through the page cache")
 	}
@@ -61,6 +59,12 @@ func (o Options) commandLine() string {
 	}
 	if o.Line != nil {
 		words = append(words, "--line", o.Line.String())
+	}
+	if o.Compression != "" && o.Compression != transfer.CompressionAuto {
+		words = append(words, "--compression", string(o.Compression))
+	}
+	if o.Parts != "" && o.Parts != transfer.PartsAuto {
+		words = append(words, "--parts", string(o.Parts))
 	}
 	return strings.Join(words, " ")
 }

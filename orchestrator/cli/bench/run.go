@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/blockio"
@@ -28,6 +29,9 @@ const (
 	collector   = "GOGC=100"
 )
 
+// memory is what a delegate gives to a transfer that it runs alone (appliance/tasks).
+const memory = transfer.DefaultMemory
+
 // Options says what is measured.
 type Options struct {
 	// Program is the command line that runs End in a new process.
@@ -39,6 +43,9 @@ type Options struct {
 	Buffered bool
 	// Line puts a line between the ends; nil: loopback as it is.
 	Line *line.Spec
+	// Compression and Parts are auto when empty.
+	Compression transfer.Compression
+	Parts       transfer.Parts
 	// Stderr takes what the two processes print there.
 	Stderr io.Writer
 }
@@ -74,6 +81,11 @@ func Run(ctx context.Context, o Options) (Row, error) {
 
 // check returns the logical size.
 func check(o Options) (int64, error) {
+	for name, value := range map[string]string{"compression": string(o.Compression), "parts": string(o.Parts)} {
+		if !slices.Contains([]string{"", "auto", "on", "off"}, value) {
+			return 0, fmt.Errorf("unknown %s %.20q: use auto, on or off", name, value)
+		}
+	}
 	source, err := stat(o.Source)
 	if err != nil {
 		return 0, fmt.Errorf("source: %w", err)
@@ -164,6 +176,7 @@ func prepare(o Options, key manifest.Key, size int64, known string) ([2]order, e
 		return [2]order{}, err
 	}
 	common := order{Size: size, Buffered: o.Buffered, Key: key.Bytes(), Trusted: o.Trust}
+	common.Tuning = transfer.Tuning{Memory: memory, Compression: o.Compression, Parts: o.Parts}
 	r, s := common, common
 	r.Role, r.Path, r.Seed, r.Peer = receiver, o.Target, far.Seed(), near.Fingerprint()
 	s.Role, s.Path, s.Seed, s.Peer, s.Manifest = sender, o.Source, near.Seed(), far.Fingerprint(), known
