@@ -22,7 +22,7 @@ const (
 	StageHash     Stage = "hash"     // digests
 	StageCompress Stage = "compress" // zstd, either way
 	StageLine     Stage = "line"     // blocked in socket writes or on the peer's window
-	StageWrite    Stage = "write"    // writing, zeroing and flushing the target
+	StageWrite    Stage = "write"    // patching, writing, zeroing and flushing the target
 )
 
 var stages = [...]Stage{StageRead, StageHash, StageCompress, StageLine, StageWrite}

@@ -53,7 +53,7 @@ const (
 	coreRate   = 300e6
 	digestRate = 1e9
 	// sampleOffers: when hardly anything is spared by parts, one in so many offers still asks for them.
-	sampleOffers = 16
+	sampleOffers = 64
 )
 
 func newPace(t Tuning, packers int) *pace {
@@ -189,6 +189,13 @@ func (k *pace) compared(length, travels int, took time.Duration) {
 	defer k.mu.Unlock()
 	k.digests.add(float64(length), took.Seconds())
 	k.spared += (1 - float64(travels)/float64(length) - k.spared) / 16
+}
+
+// answered takes note of blocks that the sink wants whole though parts were asked for.
+func (k *pace) answered(whole int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.spared *= math.Pow(15.0/16, float64(whole))
 }
 
 // askParts decides for one OFFER. Parts cost the cores of both ends digests, and the receiver's disk two reads of each block; on a line

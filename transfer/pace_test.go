@@ -3,6 +3,8 @@ package transfer
 import (
 	"testing"
 	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
 )
 
 // simulated is a transfer as a pace sees it: frames of content, cores and a line with rates. It returns the level that the last
@@ -14,6 +16,7 @@ type simulated struct {
 	shrinks  [levelCount]float64 // packed ÷ content
 	digests  float64
 	spared   float64 // share of a block that its parts need not travel
+	fresh    bool    // the sink holds only zeroes
 	packers  int
 	content  int64 // bytes to move
 }
@@ -29,7 +32,10 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 		if moved >= s.content-64*frame && ask {
 			asked++
 		}
-		if ask {
+		switch {
+		case ask && s.fresh:
+			k.answered(frame / manifest.BlockSize)
+		case ask:
 			k.compared(frame, int(frame*(1-s.spared)), seconds(frame/s.digests))
 		}
 		l, trial := k.choose()
@@ -77,6 +83,7 @@ func TestPace(t *testing.T) {
 		"few changes, 100 Mbit":        {func(s *simulated) { s.line, s.demand = 12e6, 10e6 }, Tuning{}, fastest, true},
 		"a slow source":                {func(s *simulated) { s.line, s.demand = 2e9, 500e6 }, Tuning{}, raw, false},
 		"a better level that is none":  {func(s *simulated) { s.line, s.shrinks = 12e6, [levelCount]float64{1, 0.40, 0.41, 0.42} }, Tuning{}, fastest, true},
+		"a sink of zeroes":             {func(s *simulated) { s.line, s.fresh = 12e6, true }, Tuning{}, better, false},
 		"blocks that change as wholes": {func(s *simulated) { s.line, s.spared = 12e6, 0 }, Tuning{}, better, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
@@ -55,7 +56,10 @@ func (w *writer) patch(ctx context.Context, it *item, m dataHeader, content []by
 		block := content[:length]
 		if length < n {
 			block = w.old[:n]
-			if err := w.get(block, off); err != nil {
+			start := time.Now()
+			err := w.get(block, off)
+			w.progress.spend(StageWrite, start)
+			if err != nil {
 				return fmt.Errorf("read a block to patch: %w", err)
 			}
 			putParts(block, content, parts)

@@ -193,8 +193,13 @@ func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied ui
 }
 
 // each calls do for 0 to n-1, on several goroutines that have a buffer and a
-// hasher each.
+// hasher each. Together they count as one that reads.
 func (v *resolver) each(ctx context.Context, n int, do func(i, worker int) error) error {
+	if n == 0 {
+		return nil
+	}
+	start := time.Now()
+	defer v.progress.spend(StageRead, start)
 	group, ctx := newGroup(ctx)
 	var next atomic.Int64
 	for w := range min(copiers, n) {
@@ -238,8 +243,6 @@ func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
 
 // get reads a block of the target.
 func (r *receiver) get(p []byte, off int64) error {
-	start := time.Now()
-	defer r.progress.spend(StageRead, start)
 	if err := readFull(r.Target, p, off); err != nil {
 		return err
 	}

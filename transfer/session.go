@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -209,6 +210,9 @@ func (s *sendSession) answer(m *want) error {
 		return malformed("WANT", "blocks %#x of extent %d were not offered", m.blocks, m.extent)
 	}
 	p.want = m.blocks
+	if p.parts {
+		s.pace.answered(bits.OnesCount64(m.blocks &^ m.parted))
+	}
 	if !holds {
 		s.regret(p)
 	}
