@@ -33,13 +33,13 @@ func TestBottleneck(t *testing.T) {
 
 // TestElapsedAndLevels: a transfer tells how long it took and how its content was compressed, and no stage was busier than that.
 func TestElapsedAndLevels(t *testing.T) {
-	source := random(40<<20, 1)
+	source := random(12<<20, 1)
 	for name, c := range map[string]struct {
 		disk  []byte
 		level transfer.Level
 	}{
 		"noise": {source, transfer.LevelRaw},
-		"text":  {database(40 << 20), transfer.LevelFastest},
+		"text":  {database(12 << 20), transfer.LevelFastest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := pipe(t)

@@ -27,12 +27,15 @@ type pace struct {
 	trials  int     // frames since the last trial
 	upward  bool    // the last trial was of the higher of two levels
 
-	// The last moments, fading.
-	wire, content, blocks float64 // bytes
-	line, packing, idle   float64 // seconds: in writes, waiting for a packer, waiting for answers
+	// The last moments, fading: what was there to send, in bytes and the seconds that it took.
+	content, blocks, time float64
+	// The last moments since the level changed, fading: wire bytes, and seconds in writes, waiting for a packer, waiting for answers.
+	wire, line, packing, idle float64
+	current                   level
 
 	carried  int64   // wire bytes in all
-	capacity float64 // of the line in bytes a second; 0 is unknown
+	capacity float64 // of the line in bytes a second, as believed; 0 is unknown
+	measured bool    // the line was full once
 }
 
 // levelPace is what is known of a level.
@@ -72,8 +75,7 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 		sum *float64
 		add float64
 	}{
-		{&k.wire, float64(wire)}, {&k.content, float64(content)}, {&k.blocks, float64(blocks)},
-		{&k.idle, idle.Seconds()}, {&k.packing, packing.Seconds()}, {&k.line, line.Seconds()},
+		{&k.content, float64(content)}, {&k.blocks, float64(blocks)}, {&k.time, took}, {&k.wire, float64(wire)}, {&k.idle, idle.Seconds()}, {&k.packing, packing.Seconds()}, {&k.line, line.Seconds()},
 	} {
 		*v.sum = *v.sum*keep + v.add
 	}
@@ -81,15 +83,18 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 	total := k.total()
 	switch {
 	case k.line > total/4 && k.line > k.idle && total > fadeTime/4:
-		k.capacity = k.wire / total // a writer that waits leaves the line no pause
-	case k.packing > total/2 && k.line < total/10 && k.capacity > 0:
-		k.capacity *= 1 + took // the line has room, nobody knows how much
-	case k.packing > total/2 && k.carried > swallowed:
-		k.capacity = math.Inf(1)
+		k.capacity, k.measured = k.wire/total, true // a writer that waits leaves the line no pause
+	case k.packing > total/2 && k.line < total/10 && k.carried > swallowed:
+		// The line has room, and nobody knows how much: believe in more and more, quickly as long as it was never full.
+		grows := 8 * took
+		if k.measured {
+			grows = took
+		}
+		k.capacity = max(k.capacity*(1+grows), k.wire/total)
 	}
 }
 
-// total is the time that the last moments took, in seconds. k.mu is held.
+// total is the time of the last moments since the level changed, in seconds. k.mu is held.
 func (k *pace) total() float64 { return max(k.line+k.packing+k.idle, 1e-9) }
 
 // choose returns the level for one DATA, and a level to try beside it, or raw.
@@ -99,7 +104,10 @@ func (k *pace) choose() (l, trial level) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	l, _ = k.best()
+	if l, _ = k.best(); l != k.current {
+		k.current = l
+		k.wire, k.line, k.packing, k.idle = 0, 0, 0, 0
+	}
 	if l == raw || k.line < k.total()/2 {
 		return l, raw
 	}
@@ -122,7 +130,7 @@ func (k *pace) best() (level, float64) {
 	}
 	if k.capacity == 0 {
 		// Compressing is cheap while it takes less than a quarter of a core.
-		if demand := k.content / k.total(); k.carried < swallowed || 4*demand < k.rate(fastest) {
+		if demand := k.content / max(k.time, 1e-9); k.carried < swallowed || 4*demand < k.rate(fastest) {
 			return fastest, math.Inf(1)
 		}
 		return least, math.Inf(1)
@@ -218,7 +226,7 @@ func (k *pace) askParts() bool {
 		digests = k.digests.value()
 	}
 	if k.capacity == 0 {
-		return k.carried < swallowed || 8*k.blocks/k.total() < digests
+		return k.carried < swallowed || 8*k.blocks/max(k.time, 1e-9) < digests
 	}
 	_, moves := k.best()
 	return 4*moves < digests

@@ -67,7 +67,7 @@ func scattered(disk []byte, share float64, seed uint64) (changed []byte, pages [
 // TestPartsOfDatabase: of pages written at random little more travels than what zstd makes of the pages.
 func TestPartsOfDatabase(t *testing.T) {
 	target := database(128 << 20)
-	source, pages := scattered(target, 0.02, 2)
+	source, pages := scattered(target, 0.04, 2)
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		t.Fatal(err)
@@ -357,7 +357,7 @@ func TestThinLine(t *testing.T) {
 	source, pages := scattered(target, 1, 2)
 	device := memory(t, target)
 	a, b := pipe(t)
-	o := run(t.Context(), &thin{Conn: a, rate: 1 << 20}, b, transfer.SendSpec{Source: memory(t, source), Size: device.Size(), Key: key}, transfer.SinkSpec{},
+	o := run(t.Context(), &thin{Conn: a, rate: 512 << 10}, b, transfer.SendSpec{Source: memory(t, source), Size: device.Size(), Key: key}, transfer.SinkSpec{},
 		transfer.ReceiveSpec{Target: device, Size: device.Size(), Key: key})
 	if err := o.err(); err != nil {
 		t.Fatal(err)
