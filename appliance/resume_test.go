@@ -134,7 +134,7 @@ func throughProxy(t *testing.T, send, receive *control.TaskSpec, seconds int) *p
 // TestCutLine: a line that is cut in the middle is met again by both ends, which go on from the last acknowledgement. What both
 // ends say in the end is as if nothing had happened, but for the cuts, which are told.
 func TestCutLine(t *testing.T) {
-	const size = 64<<20 + 777
+	const size = 24<<20 + 777
 	content := noise(1, size)
 	for name, c := range map[string]struct{ push, trusted bool }{
 		"push":          {push: true},
@@ -153,7 +153,7 @@ func TestCutLine(t *testing.T) {
 			send.Sinks[0].Records = true
 			line := throughProxy(t, &send, &receive, 30)
 			var cutting sync.WaitGroup
-			cutting.Go(func() { line.cutAt(t.Context(), 10<<20, 30<<20, 50<<20) })
+			cutting.Go(func() { line.cutAt(t.Context(), 4<<20, 10<<20, 16<<20) })
 			sent, received := p.replicate(t, send, receive)
 			cutting.Wait()
 			expectContent(t, target, content)

@@ -160,19 +160,23 @@ func TestDelegateKilled(t *testing.T) {
 }
 
 // atJournalled calls act once, as soon as so many extents of the first disk have been journalled.
-func (w *world) atJournalled(extents int64, act func()) {
+func (w *world) atJournalled(extents uint32, act func()) {
 	w.when(func() bool { return w.journalled(extents) }, act)
 }
 
-// journalled tells whether so many extents of the first disk have been journalled.
-func (w *world) journalled(extents int64) bool {
-	const record = 2 << 10 // bytes, and a little more
-	found, err := filepath.Glob(filepath.Join(w.dir, "state", "manifests", "*", "0.journal"))
-	if err != nil || len(found) != 1 {
+// journalled tells whether the watermark of the first disk is so far.
+func (w *world) journalled(extents uint32) bool {
+	records, err := w.store.Replicas(w.Context())
+	if err != nil || len(records) != 1 {
 		return false
 	}
-	info, err := os.Stat(found[0])
-	return err == nil && info.Size() >= extents*record
+	journal, err := w.store.ReadJournal(w.Context(), records[0].ID, "0")
+	if err != nil {
+		return false
+	}
+	defer journal.Close()
+	n := len(journal.Segments)
+	return n > 0 && journal.Segments[n-1].Watermark >= extents
 }
 
 // TestOrchestratorKilled: the run of an orchestrator that was killed is carried on by the next one, with the snapshot that it had
