@@ -158,7 +158,9 @@ func TestCutResendsLittle(t *testing.T) {
 	differ := int64(0)
 	for off := 0; off < size; off += manifest.BlockSize {
 		if r.IntN(4) == 0 {
-			old[off]++
+			for i := range manifest.BlockSize { // every part of it
+				old[off+i] ^= 0x5a
+			}
 			differ += manifest.BlockSize
 		}
 	}
