@@ -179,7 +179,7 @@ func TestCutResendsLittle(t *testing.T) {
 			if c.trusted {
 				sink.Trusted = knownOf(c.target)
 			}
-			send := transfer.SendSpec{Source: memory(t, source), Size: size, Key: key}
+			send := transfer.SendSpec{Source: memory(t, source), Size: size, Key: key, Tuning: transfer.Tuning{Parts: transfer.PartsOff}}
 			_, sent, again := attempts(t, []int{100, 140, 180}, send, sink, receive)
 			if !bytes.Equal(content(t, device), source) {
 				t.Fatal("the target differs from the source")
