@@ -76,7 +76,7 @@ func (s *server) postDetach(w http.ResponseWriter, r *http.Request) error {
 
 func (s *server) postTask(w http.ResponseWriter, r *http.Request) error {
 	var spec control.TaskSpec
-	if err := readJSON(w, r, &spec); err != nil {
+	if err := readJSONUpTo(control.MaxTask, w, r, &spec); err != nil {
 		return err
 	}
 	status, created, err := s.tasks.Post(spec)

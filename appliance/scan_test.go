@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/appliance/control"
+	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/transfer"
 )
@@ -100,6 +101,45 @@ func TestVerifySample(t *testing.T) {
 			t.Errorf("sample %d of 2: %+v, read %d; want extents %v", first, status.Verified, status.Counters.Read, want)
 		}
 	}
+}
+
+// A hint spares reading; one that is wrong is told, and costs nothing but time.
+func TestScanWithHint(t *testing.T) {
+	d, key := launch(t), newKey(t)
+	setKey(t, key, d)
+	content := make([]byte, 6*manifest.ExtentSize)
+	copy(content, noise(1, manifest.ExtentSize))
+	content[3*manifest.ExtentSize] = 1
+	allocated := blockio.NewAllocationMap(int64(len(content)))
+	allocated.Mark(0, manifest.ExtentSize)
+	incomplete := allocated.Append(nil)
+	allocated.Mark(3*manifest.ExtentSize, 1)
+	d.plug(4, image(t, content))
+	for i, test := range []struct {
+		hint     control.Hint
+		read     int64
+		disabled bool
+	}{
+		{control.Hint{Map: allocated.Append(nil), Slice: 5}, 2*manifest.ExtentSize + 1*manifest.BlockSize, false},
+		{control.Hint{Map: incomplete, Slice: 3}, int64(len(content)) + manifest.ExtentSize, true},
+	} {
+		spec := scanSpec(fmt.Sprintf("scan-%d", i), key, int64(len(content)))
+		test.hint.Kind, spec.Hint = control.HintAllocated, &test.hint
+		d.post(spec)
+		d.post(spec) // again, as after a lost answer
+		status := d.wait(spec.ID)
+		d.expectDone(status)
+		if status.Hint == nil || status.Hint.Disabled != "" != test.disabled || status.Counters.Read != test.read || status.Root != root(t, key, content) {
+			t.Errorf("hint %+v: %+v, read %d, want %d", test.hint, status.Hint, status.Counters.Read, test.read)
+		}
+		if assumed := status.Counters.Assumed; assumed > 0 == test.disabled {
+			t.Errorf("%d bytes are assumed", assumed)
+		}
+	}
+	spec := scanSpec("damaged", key, int64(len(content)))
+	spec.Hint = &control.Hint{Kind: control.HintAllocated, Map: incomplete[1:]}
+	_, err := d.StartTask(t.Context(), spec)
+	expectCode(t, err, control.CodeInvalid)
 }
 
 func TestPostIsIdempotent(t *testing.T) {

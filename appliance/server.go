@@ -132,7 +132,11 @@ func notFound(_ http.ResponseWriter, r *http.Request) error {
 
 // readJSON decodes a small request body and refuses what it does not know. Its errors do not repeat values: some are secret.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, control.MaxJSON))
+	return readJSONUpTo(control.MaxJSON, w, r, v)
+}
+
+func readJSONUpTo(limit int64, w http.ResponseWriter, r *http.Request, v any) error {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(v)
 	if err == nil {

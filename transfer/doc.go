@@ -17,6 +17,8 @@
 //   - Both ends agree on the full digests of all that was offered, or both fail.
 //   - Memory is bounded by Tuning.Memory and the window, whatever the disk's size,
 //     but for the extent digests of a manifest that is at hand (8 MiB a TiB).
+//   - What a Hint leaves unread is counted as assumed, and no block that was not read
+//     travels without being read and checked.
 //   - Neither end waits for a write of its own while it should read, so the
 //     conversation cannot lock up: see netproto on flow control.
 //

@@ -92,7 +92,18 @@ func TestValidateRefuses(t *testing.T) {
 		"sample of one":            {control.KindVerify, func(s *control.TaskSpec) { s.Sample = transfer.Sample{First: 1} }, "first below every"},
 		"large sample":             {control.KindVerify, func(s *control.TaskSpec) { s.Sample.Every = 1<<16 + 1 }, "at most"},
 		"empty sample":             {control.KindVerify, func(s *control.TaskSpec) { s.Sample = transfer.Sample{Every: 9, First: 8} }, "no extent"},
-		"copy onto itself":         {control.KindCopy, func(s *control.TaskSpec) { s.Target = s.Device }, "onto itself"},
+		"hint of a kind":           {control.KindScan, func(s *control.TaskSpec) { s.Hint = &control.Hint{Kind: "guessed"} }, "allocated or changed"},
+		"large hint": {control.KindScan, func(s *control.TaskSpec) {
+			s.Hint = &control.Hint{Kind: control.HintAllocated, Map: make([]byte, control.MaxHint+1)}
+		}, "at most"},
+		"hint for a verify": {control.KindVerify, func(s *control.TaskSpec) { s.Hint = &control.Hint{Kind: control.HintAllocated} }, "spare"},
+		"changes without trust": {control.KindSend, func(s *control.TaskSpec) {
+			s.Hint = &control.Hint{Kind: control.HintChanged, Base: manifest.Generation{1}}
+		}, "trusted"},
+		"changes since when": {control.KindSend, func(s *control.TaskSpec) {
+			s.Known, s.Sinks[0].Trusted, s.Hint = true, control.TrustKnown, &control.Hint{Kind: control.HintChanged}
+		}, "generation"},
+		"copy onto itself": {control.KindCopy, func(s *control.TaskSpec) { s.Target = s.Device }, "onto itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := valid(test.kind)

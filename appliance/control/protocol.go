@@ -17,8 +17,10 @@ const (
 
 // Limits that the delegate enforces. They are part of the API: the client keeps to them.
 const (
-	// MaxJSON bounds a JSON request body in bytes; the largest, a task with its sinks, stays under 8 KiB.
+	// MaxJSON bounds a JSON request body in bytes.
 	MaxJSON = 64 << 10
+	// MaxTask bounds that of POST tasks: all but a hint's map, in base64, stays under 8 KiB.
+	MaxTask = 1 << 20
 	// MaxBlocks bounds the body of PUT blocks in bytes; larger sets are sent in several requests.
 	MaxBlocks = 1 << 20
 	// MaxWait bounds one long poll. A client that wants to wait longer asks again.

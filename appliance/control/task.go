@@ -96,7 +96,8 @@ type TaskSpec struct {
 	Resumed bool `json:"resumed,omitempty"`
 	// ResumeSeconds is how long a send and a receive try to meet again after their connection was cut, counted from the last time
 	// that they came further; 0: not at all.
-	ResumeSeconds int `json:"resume_seconds,omitempty"`
+	ResumeSeconds int   `json:"resume_seconds,omitempty"`
+	Hint          *Hint `json:"hint,omitempty"`
 	// Sample is what a verify reads; its zero value is the whole disk. Only the digests of these extents come by PUT known.
 	Sample transfer.Sample `json:"sample,omitzero"`
 }
@@ -159,7 +160,7 @@ func (s *TaskSpec) validate() error {
 	default:
 		return fmt.Errorf("unknown parts %.20q: use auto, on or off", s.Tuning.Parts)
 	}
-	return s.validateKind()
+	return errors.Join(s.validateKind(), s.validateHint())
 }
 
 func (s *TaskSpec) validateKind() error {
@@ -283,7 +284,7 @@ func (s *TaskSpec) SinkTrusted() []Trusted {
 	return trusted
 }
 
-// TableBytes is the memory that the extent digests announced by the specification take in the delegate.
+// TableBytes is the memory that the extent digests and the map announced by the specification take in the delegate.
 func (s *TaskSpec) TableBytes() int64 {
 	tables := int64(0)
 	if s.Known {
@@ -294,7 +295,7 @@ func (s *TaskSpec) TableBytes() int64 {
 			tables++
 		}
 	}
-	return tables * s.ExtentsBytes()
+	return tables*s.ExtentsBytes() + s.hintBytes()
 }
 
 // KnownExtents is how many digests come by PUT known: one for each extent, or for each of the sample.

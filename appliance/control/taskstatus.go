@@ -46,6 +46,7 @@ type TaskStatus struct {
 	// Counters of this end, over all attempts when it was cut; size and progress are those of the disk. Those of a send count reading and hashing; verdicts and the wire stand with the sinks.
 	Counters transfer.Counters `json:"counters"`
 	Sinks    []SinkStatus      `json:"sinks,omitempty"` // of a send, in the specification's order
+	Hint     *HintStatus       `json:"hint,omitempty"`  // of a task with a hint, once it has ended
 	// Verified is what a verify found, once it is done.
 	Verified *transfer.VerifyResult `json:"verified,omitempty"`
 }

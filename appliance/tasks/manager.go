@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -123,7 +124,7 @@ func (m *Manager) Post(spec control.TaskSpec) (status control.TaskStatus, create
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.find(spec.ID); t != nil {
-		if !reflect.DeepEqual(t.spec, spec) {
+		if !reflect.DeepEqual(t.spec, abridged(spec)) {
 			return status, false, control.NewError(control.CodeConflict, fmt.Errorf("task %s exists with another specification: choose another id", spec.ID))
 		}
 		return t.status(), false, nil
@@ -158,13 +159,28 @@ func (m *Manager) admit(spec control.TaskSpec) (*task, error) {
 	if err := m.budget.reserve(spec.TableBytes()); err != nil {
 		return nil, control.NewError(control.CodeMemory, err)
 	}
+	if err := t.decodeHint(); err != nil {
+		m.budget.unreserve(spec.TableBytes())
+		return nil, control.NewError(control.CodeInvalid, err)
+	}
 	leases, err := m.options.Devices.Acquire(spec.ID, t.cancel, numbers...)
 	if err != nil {
 		m.budget.unreserve(spec.TableBytes())
 		return nil, deviceError(err)
 	}
 	t.leases = leases
+	t.spec = abridged(spec)
 	return t, nil
+}
+
+// abridged has only the digest of a hint's map, which is large and not needed once it is decoded.
+func abridged(spec control.TaskSpec) control.TaskSpec {
+	if spec.Hint != nil {
+		hint := *spec.Hint
+		sum := sha256.Sum256(hint.Map)
+		hint.Map, spec.Hint = sum[:], &hint
+	}
+	return spec
 }
 
 // deviceError gives an error of package devices its code.

@@ -25,13 +25,14 @@ const (
 func (t *task) receive(ctx context.Context, target blockio.Device, tuning transfer.Tuning) error {
 	s := t.sinks[0]
 	spec := transfer.ReceiveSpec{
-		Task: t.spec.ID, Target: target, Size: t.spec.Size, Key: t.key, Trusted: t.spec.Trusted == control.TrustPeer,
+		Task: t.spec.ID, Target: target, Hint: t.hint, Size: t.spec.Size, Key: t.key, Trusted: t.spec.Trusted == control.TrustPeer,
 		Root: t.root0(), Known: t.knownExtents(), Records: s.records(), Resumed: t.spec.Resumed, Tuning: tuning,
 	}
 	for {
 		spec.Conn, spec.Start, spec.Progress = s.conn, s.start, t.attempted()
 		result, err := transfer.Receive(ctx, spec)
 		t.conclude(result.Root, result.Result, result.Trusted)
+		t.concludeHint(result.Hint)
 		if !t.cut(s, result.Watermark, result.Counters.Written > 0, err) {
 			return err
 		}
@@ -62,7 +63,7 @@ func (t *task) send(ctx context.Context, source blockio.Device, tuning transfer.
 	}
 	root := t.root0()
 	for {
-		spec := transfer.SendSpec{Source: source, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Root: root, Tuning: tuning, Progress: t.attempted()}
+		spec := transfer.SendSpec{Source: source, Hint: t.hint, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Root: root, Tuning: tuning, Progress: t.attempted()}
 		for _, s := range served {
 			spec.Sinks = append(spec.Sinks, transfer.SinkSpec{
 				Conn: t.manager.limiter.Conn(s.conn), Task: t.spec.ID, Trusted: t.trustedBy(s), Records: s.records(), Progress: t.attemptedBy(s), Start: s.start, Sent: s.sent,
@@ -70,6 +71,7 @@ func (t *task) send(ctx context.Context, source blockio.Device, tuning transfer.
 		}
 		result, err := transfer.Send(ctx, spec)
 		t.conclude(result.Root, manifest.Digest{}, false)
+		t.concludeHint(result.Hint)
 		var cut []*sink
 		for i, r := range result.Sinks {
 			s := served[i]

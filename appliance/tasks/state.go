@@ -13,7 +13,7 @@ func (t *task) status() control.TaskStatus {
 	defer t.mu.Unlock()
 	s := control.TaskStatus{
 		ID: t.spec.ID, Kind: t.spec.Kind, State: t.state, Waiting: t.waiting, Error: message(t.err),
-		Root: t.root, Result: t.result, Trusted: t.trusted, Verified: t.verified, Counters: t.meter.counters(),
+		Root: t.root, Result: t.result, Trusted: t.trusted, Verified: t.verified, Hint: t.hinted, Counters: t.meter.counters(),
 	}
 	for _, sink := range t.sinks {
 		s.Cuts += sink.cuts

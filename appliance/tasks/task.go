@@ -22,9 +22,10 @@ type task struct {
 	spec     control.TaskSpec
 	key      manifest.Key
 	geometry manifest.Geometry
-	meter    meter   // guarded by mu
-	known    *table  // nil: none announced
-	sinks    []*sink // of a send; other kinds have one that stands for the task
+	meter    meter          // guarded by mu
+	known    *table         // nil: none announced
+	hint     *transfer.Hint // nil: none, or the task has ended
+	sinks    []*sink        // of a send; other kinds have one that stands for the task
 	leases   []*devices.Lease
 
 	ctx    context.Context // ends with the cause for which the task is to end
@@ -39,6 +40,7 @@ type task struct {
 	result   manifest.Digest
 	trusted  bool
 	verified *transfer.VerifyResult
+	hinted   *control.HintStatus
 	changed  chan struct{} // closed and replaced at every change of state
 }
 
@@ -102,6 +104,19 @@ func (t *task) newSink(peer control.Peer, trusted control.Trusted, records bool)
 	return s
 }
 
+// decodeHint takes the map out of the specification.
+func (t *task) decodeHint() (err error) {
+	if t.spec.Hint == nil {
+		return nil
+	}
+	var base transfer.Baseline
+	if len(t.sinks) == 1 && t.sinks[0].baseline != nil {
+		base = t.sinks[0].baseline
+	}
+	t.hint, err = t.spec.Hint.Decode(t.spec.Size, base)
+	return err
+}
+
 // fill reads extent digests into a table, after a look at the body's length.
 func (t *task) fill(table *table, body io.Reader, length int64) error {
 	if want := t.spec.ExtentsBytes(); length != want {
@@ -125,8 +140,9 @@ func (t *task) run() {
 	t.cancel(nil)
 }
 
-// dropTables frees the extent digests; the task itself is kept for a while.
+// dropTables frees the extent digests and the hint; the task itself is kept for a while.
 func (t *task) dropTables() {
+	t.hint = nil
 	if t.known != nil {
 		t.known.drop()
 	}

@@ -66,10 +66,11 @@ func (t *task) openDisks() (source, target blockio.Device, err error) {
 
 func (t *task) scan(ctx context.Context, source blockio.Device, tuning transfer.Tuning) error {
 	result, err := transfer.Scan(ctx, transfer.ScanSpec{
-		Source: source, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Records: t.sinks[0].records(), Start: t.spec.Start,
+		Source: source, Hint: t.hint, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Records: t.sinks[0].records(), Start: t.spec.Start,
 		Tuning: tuning, Progress: t.attempted(),
 	})
 	t.conclude(result.Root, manifest.Digest{}, false)
+	t.concludeHint(result.Hint)
 	return err
 }
 
@@ -87,9 +88,10 @@ func (t *task) verify(ctx context.Context, source blockio.Device, tuning transfe
 
 func (t *task) copy(ctx context.Context, source, target blockio.Device, tuning transfer.Tuning) error {
 	result, err := transfer.Copy(ctx, transfer.CopySpec{
-		Source: source, Target: target, Size: t.spec.Size, Key: t.key, Trusted: t.trustedBy(t.sinks[0]),
+		Source: source, Hint: t.hint, Target: target, Size: t.spec.Size, Key: t.key, Trusted: t.trustedBy(t.sinks[0]),
 		Known: t.knownExtents(), Records: t.sinks[0].records(), Start: t.spec.Start, Resumed: t.spec.Resumed, Tuning: tuning, Progress: t.attempted(),
 	})
+	t.concludeHint(result.Hint)
 	if err == nil {
 		t.conclude(result.Root, result.Sinks[0].Result, t.spec.Trusted != control.TrustNone)
 		err = result.Sinks[0].Err
@@ -114,6 +116,15 @@ func (t *task) conclude(root, result manifest.Digest, trusted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.root, t.result, t.trusted = root, result, trusted
+}
+
+func (t *task) concludeHint(h transfer.HintResult) {
+	if t.hint == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hinted = &control.HintStatus{Slice: h.Slice, Disabled: message(h.Disabled)}
 }
 
 func (t *task) knownExtents() []manifest.Digest {
