@@ -191,7 +191,11 @@ func TestAllocationOfAFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	t.Cleanup(func() {
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, off := range []int64{0, 17 * unit, 40 * unit} {
 		if _, err := file.WriteAt(bytes.Repeat([]byte{1}, 100), off); err != nil {
 			t.Fatal(err)

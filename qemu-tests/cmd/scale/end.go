@@ -90,7 +90,7 @@ func receive(ctx context.Context, o order, key manifest.Key, id *netproto.Identi
 	if err != nil {
 		return result, err
 	}
-	defer target.Close()
+	defer func() { err = errors.Join(err, target.Close()) }()
 	spec := transfer.ReceiveSpec{Conn: conn, Task: task, Target: target, Size: o.Size, Key: key, Trusted: o.Trusted, Tuning: tuning(0)}
 	if o.Hinted && !o.Trusted {
 		allocated, err := blockio.Allocation(target)
@@ -117,7 +117,7 @@ func send(ctx context.Context, o order, key manifest.Key, id *netproto.Identity)
 	if err != nil {
 		return result, err
 	}
-	defer source.Close()
+	defer func() { err = errors.Join(err, source.Close()) }()
 	expected, err := rootOf(synthetic.NewBaseline(content, key), o.Size, key)
 	if err != nil {
 		return result, err
