@@ -43,7 +43,7 @@ func TestDemonstration(t *testing.T) {
 		}
 	}
 	for i, row := range d.Runs {
-		if sum := row.Same + row.Zero + row.Copied + row.Sent; sum != row.Size {
+		if sum := row.Same + row.Zero + row.Copied + row.Sent + row.Spared; sum != row.Size {
 			t.Errorf("row %d: the verdicts add up to %d of %d", i, sum, row.Size)
 		}
 		if moved := row.Sent + row.Copied; i >= 2 && moved > row.Size/4 {

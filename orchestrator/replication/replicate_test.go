@@ -25,7 +25,7 @@ func TestPushThenTrusted(t *testing.T) {
 		if d.Mode != report.Trusted || d.Rung != "fresh" || d.ReadTarget != 0 {
 			t.Errorf("first run, disk %s: mode %s, rung %s, %d bytes read of the target", d.Disk, d.Mode, d.Rung, d.ReadTarget)
 		}
-		if sum := d.Same + d.Zero + d.Copied + d.Sent; sum != d.LogicalSize || d.Root == "" || d.Wire == 0 {
+		if sum := d.Same + d.Zero + d.Copied + d.Sent + d.Spared; sum != d.LogicalSize || d.Root == "" || d.Wire == 0 {
 			t.Errorf("first run, disk %s: verdicts add up to %d, root %q, wire %d", d.Disk, sum, d.Root, d.Wire)
 		}
 	}
