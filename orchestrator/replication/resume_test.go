@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -109,6 +110,7 @@ func TestDelegateKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, layout{sizes: []int64{size}})
 			w.request.Direction, w.request.Trust = c.direction, c.trust
+			w.request.Limit = ratelimit.Schedule{{BytesPerSecond: 32 * mib}} // so that the middle lasts, on any machine
 			w.fill(w.vm.VDIs[0], size, 9)
 			if c.trust {
 				w.fill(w.vm.VDIs[0], mib, 1)
