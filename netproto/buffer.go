@@ -4,6 +4,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Frame is one received frame of the application. Its Payload is valid until Release.
@@ -31,7 +32,8 @@ func (f Frame) Release() {
 	}
 }
 
-// buffer holds a payload. Its generation goes up at each release, so that a Frame released before cannot touch its next use.
+// buffer holds a payload at its end, which of a large one lies at a multiple of alignment: content whose length is a multiple of it, and that ends a
+// payload, is fit for direct I/O as it lies, whatever stands before it. Its generation goes up at each release, so that a Frame released before cannot touch its next use.
 type buffer struct {
 	bytes      []byte
 	class      int
@@ -43,6 +45,9 @@ type buffer struct {
 const (
 	smallestBuffer = 256
 	bufferClasses  = 14
+
+	alignment = 4096
+	alignFrom = 64 << 10 // bytes of a buffer
 )
 
 var pools [bufferClasses]sync.Pool
@@ -56,10 +61,21 @@ func newFrame(conn *Conn, t Type, size int) Frame {
 	class := bufferClass(size)
 	b, ok := pools[class].Get().(*buffer)
 	if !ok {
-		b = &buffer{bytes: make([]byte, min(smallestBuffer<<class, MaxPayload)), class: class}
+		b = &buffer{bytes: newBytes(min(smallestBuffer<<class, MaxPayload)), class: class}
 	}
 	if t.Bulk() {
 		b.conn = conn
 	}
-	return Frame{Type: t, Payload: b.bytes[:size], buffer: b, generation: b.generation.Load()}
+	return Frame{Type: t, Payload: b.bytes[len(b.bytes)-size:], buffer: b, generation: b.generation.Load()}
+}
+
+// newBytes makes the memory of a buffer.
+func newBytes(size int) []byte {
+	if size < alignFrom {
+		return make([]byte, size)
+	}
+	memory := make([]byte, size+alignment) // does not move: an address once aligned stays so
+	end := uintptr(unsafe.Pointer(&memory[0])) + uintptr(len(memory))
+	last := len(memory) - int(end%alignment)
+	return memory[last-size : last : last]
 }

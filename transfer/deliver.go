@@ -7,22 +7,20 @@ import (
 	"io"
 	"time"
 
-	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
 )
 
 // parcel is one DATA on its way.
 type parcel struct {
-	header  dataHeader
-	content []byte // in the buffer
-	blocks  int    // bytes of the blocks of which the content is all or parts
+	header dataHeader
+	content
+	blocks  int // bytes of the blocks of which the content is all or parts
 	settles *pending
-	buffer  []byte
 	parts   []uint16
 
 	packer packer
-	packed []byte
+	packed [][]byte // what travels, piece after piece
 	level  level
 	ready  chan error // gets one value when it is packed
 }
@@ -61,7 +59,7 @@ func (s *sendSession) deliver(ctx context.Context) error {
 		group.Go(func() error {
 			for p := range d.todo {
 				var err error
-				p.level, p.packed, err = p.packer.pack(ctx, p.content)
+				p.level, p.packed, err = p.packer.pack(ctx, &p.content)
 				p.ready <- err
 			}
 			return nil
@@ -117,45 +115,49 @@ func (d *delivery) extent(ctx context.Context, a *answer) error {
 
 // fill puts as many of the blocks into a parcel as it has room for.
 func (d *delivery) fill(to *parcel, a *answer, blocks uint64) (taken uint64, err error) {
-	if to.buffer == nil {
-		to.buffer = blockio.AlignedBuffer(maxContent)
-	}
 	d.mu.Lock()
-	held := a.holds // and stays so, for it is pinned
+	held := a.holds // and stays so until it is settled, for it is pinned
 	d.mu.Unlock()
-	at, whole := 0, 0
+	to.content.clear()
+	whole := 0
 	parts := to.parts[:0]
 	for b := range ones(blocks) {
 		n := blockLength(d.geometry, a.number, b)
-		if at+n > maxContent {
+		if to.length+n > maxContent {
 			break
 		}
-		block := to.buffer[at : at+n]
-		if held && a.has(b) {
-			copy(block, a.block(b))
-		} else if err := d.reread(a.pending, b, block); err != nil {
-			return 0, err
-		}
 		travels := wholeBlock(n)
-		if a.want.parted>>b&1 == 1 {
-			travels = d.reduce(a, b, block)
+		parted := a.want.parted>>b&1 == 1
+		switch {
+		case held && a.has(b) && !parted:
+			to.lend(a.block(b))
+		default:
+			block := to.room(n)
+			if held && a.has(b) {
+				copy(block, a.block(b))
+			} else if err := d.reread(a.pending, b, block); err != nil {
+				return 0, err
+			}
+			if parted {
+				travels = d.reduce(a, b, block)
+			}
+			to.lend(block[:partsLength(n, travels)])
 		}
 		parts = append(parts, travels)
 		taken |= 1 << b
-		at += partsLength(n, travels)
 		whole += n
 		if !a.again {
 			d.note(a.number, b, partsLength(n, travels))
 		}
 	}
 	to.header = dataHeader{extent: a.number, blocks: taken}
-	if at < whole {
+	if to.length < whole {
 		to.header.parts = parts
 	}
-	to.parts, to.content, to.blocks = parts, to.buffer[:at], whole
+	to.parts, to.blocks = parts, whole
 	if !a.again { // else it is counted already
-		d.progress.sent.Add(int64(at))
-		d.progress.spared.Add(int64(whole - at))
+		d.progress.sent.Add(int64(to.length))
+		d.progress.spared.Add(int64(whole - to.length))
 	}
 	return taken, nil
 }
@@ -196,6 +198,7 @@ func (d *delivery) reread(p *pending, b int, block []byte) error {
 // write puts parcels on the line, in order.
 func (d *delivery) write(ctx context.Context) error {
 	header := make([]byte, 0, dataHeaderSize+2*manifest.BlocksPerExtent)
+	var payload [][]byte
 	for {
 		start := time.Now()
 		p, more := <-d.order
@@ -216,11 +219,16 @@ func (d *delivery) write(ctx context.Context) error {
 			p.header.encoding = encodingZstd
 		}
 		header = p.header.append(header[:0])
-		if err := d.Conn.WriteFrame(ctx, typeData, header, p.packed); err != nil {
+		payload = append(append(payload[:0], header), p.packed...)
+		wire := 0
+		for _, piece := range payload {
+			wire += len(piece)
+		}
+		if err := d.Conn.WriteFrame(ctx, typeData, payload...); err != nil {
 			return err
 		}
-		d.pace.wrote(len(header)+len(p.packed), len(p.content), p.blocks, idle, packing, time.Since(start)-idle-packing)
-		d.progress.levels[p.level].Add(int64(len(p.content)))
+		d.pace.wrote(wire, p.length, p.blocks, idle, packing, time.Since(start)-idle-packing)
+		d.progress.levels[p.level].Add(int64(p.length))
 		if p.settles != nil {
 			d.settle(p.settles)
 		}

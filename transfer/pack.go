@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 )
 
@@ -108,6 +110,7 @@ type packer struct {
 	progress *Progress
 	sample   []byte
 	out      [2][]byte
+	packed   [1][]byte
 }
 
 // A sample of long content tells whether it is worth compressing at all: a few pieces of it, so that mixed content is seen as such.
@@ -121,26 +124,26 @@ const (
 func worthwhile(content int) int { return content * 15 / 16 }
 
 // pack returns the content as it shall travel. The result is valid until the next call.
-func (k *packer) pack(ctx context.Context, content []byte) (level, []byte, error) {
+func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) {
 	k.out[1] = nil // trials are rare
 	l, trial := k.pace.choose()
 	if l == raw {
-		return raw, content, nil
+		return raw, c.pieces, nil
 	}
-	if len(content) >= sampleFrom {
-		k.sample = k.sample[:0]
+	if c.length >= sampleFrom {
+		k.sample = slices.Grow(k.sample[:0], samplePieces*samplePiece)[:samplePieces*samplePiece]
 		for i := range samplePieces {
-			at := i * (len(content) / samplePieces)
-			k.sample = append(k.sample, content[at:at+samplePiece]...)
+			c.copyAt(k.sample[i*samplePiece:][:samplePiece], i*(c.length/samplePieces))
 		}
 		out, _, err := k.compress(ctx, fastest, k.sample, k.out[0])
 		if err != nil {
 			return raw, nil, err
 		}
 		if k.out[0] = out; len(out) > worthwhile(len(k.sample)) {
-			return raw, content, nil
+			return raw, c.pieces, nil
 		}
 	}
+	content := c.joined()
 	out, took, err := k.compress(ctx, l, content, k.out[0])
 	if err != nil {
 		return raw, nil, err
@@ -159,9 +162,10 @@ func (k *packer) pack(ctx context.Context, content []byte) (level, []byte, error
 		}
 	}
 	if len(out) > worthwhile(len(content)) {
-		return raw, content, nil
+		return raw, c.pieces, nil
 	}
-	return l, out, nil
+	k.packed[0] = out
+	return l, k.packed[:], nil
 }
 
 // compress appends to out[:0]. The time it took has the wait for an encoder in it: cores that others use are no cores.
@@ -179,14 +183,13 @@ func (k *packer) compress(ctx context.Context, l level, content, out []byte) ([]
 }
 
 // unpacker is the receiver's side; one goroutine uses it.
-type unpacker struct{ decoder *zstd.Decoder }
+type unpacker struct {
+	decoder *zstd.Decoder
+	buffer  []byte
+}
 
-// unpack puts the content of a DATA, which must have length bytes, into dst,
-// which has room for maxContent.
-func (u *unpacker) unpack(dst []byte, e encoding, packed []byte, length int, p *Progress) ([]byte, error) {
-	if e == encodingRaw {
-		return dst[:copy(dst[:length], packed)], nil // decodeData has checked its length
-	}
+// unpack returns the content of a packed DATA, which must have length bytes. It is valid until the next call.
+func (u *unpacker) unpack(packed []byte, length int, p *Progress) ([]byte, error) {
 	if u.decoder == nil {
 		var err error
 		// The decoder refuses what would unpack to more, before it takes memory.
@@ -195,9 +198,10 @@ func (u *unpacker) unpack(dst []byte, e encoding, packed []byte, length int, p *
 		if err != nil {
 			return nil, err
 		}
+		u.buffer = blockio.AlignedBuffer(maxContent)
 	}
 	start := time.Now()
-	out, err := u.decoder.DecodeAll(packed, dst[:0:maxContent])
+	out, err := u.decoder.DecodeAll(packed, u.buffer[:0])
 	p.spend(StageCompress, start)
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack DATA: %w", ErrProtocol, err)

@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/netproto"
 )
 
 // write takes DATA until there is no more: unpack, check, write. Several run.
 func (r *receiver) write(ctx context.Context) error {
-	w := &writer{receiver: r, hasher: r.Key.NewHasher(), buf: blockio.AlignedBuffer(maxContent)}
+	w := &writer{receiver: r, hasher: r.Key.NewHasher()}
 	defer w.unpacker.close()
 	for f := range r.data {
 		if err := w.take(ctx, f); err != nil {
@@ -26,15 +25,21 @@ type writer struct {
 	*receiver
 	hasher   *manifest.Hasher
 	unpacker unpacker
-	buf      []byte
 	old      []byte // a block to patch; nil until there is one
 }
 
-// take owns the frame.
+// take owns the frame. Content that came raw is written from where it lies in it.
 func (w *writer) take(ctx context.Context, f netproto.Frame) error {
-	m, content, err := w.unpackFrame(f)
+	defer f.Release()
+	m, content, err := decodeData(f.Payload, w.geometry)
 	if err != nil {
 		return err
+	}
+	if m.encoding != encodingRaw {
+		if content, err = w.unpacker.unpack(content, m.length(w.geometry), w.progress); err != nil {
+			return err
+		}
+		f.Release() // the sender may go on
 	}
 	it, err := w.expected(m)
 	if err != nil {
@@ -82,18 +87,6 @@ func (w *writer) check(it *item, b int, content []byte) (d manifest.Digest, righ
 	defer w.progress.spend(StageHash, start)
 	d = w.hasher.Block(content)
 	return d, d.Short() == it.offer.short(b)
-}
-
-// unpackFrame gives the frame back, so that the sender may go on, and returns
-// its content in the writer's own buffer.
-func (w *writer) unpackFrame(f netproto.Frame) (dataHeader, []byte, error) {
-	defer f.Release()
-	m, packed, err := decodeData(f.Payload, w.geometry)
-	if err != nil {
-		return m, nil, err
-	}
-	content, err := w.unpacker.unpack(w.buf, m.encoding, packed, m.length(w.geometry), w.progress)
-	return m, content, err
 }
 
 // expected finds the extent that DATA belongs to; each block comes once, and
