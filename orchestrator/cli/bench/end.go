@@ -108,9 +108,13 @@ func send(ctx context.Context, o order, disk *blockio.Meter, key manifest.Key, i
 	if err != nil {
 		return nil, err
 	}
+	hint, err := holes(disk, o.Size)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	progress := new(transfer.Progress) // of reading and of the one sink
 	sent, err := transfer.Send(ctx, transfer.SendSpec{
-		Source: disk, Size: o.Size, Key: key, Tuning: o.Tuning, Progress: progress,
+		Source: disk, Size: o.Size, Key: key, Hint: hint, Tuning: o.Tuning, Progress: progress,
 		Sinks: []transfer.SinkSpec{{Conn: conn, Task: task, Trusted: trusted, Progress: progress}},
 	})
 	if err != nil {
@@ -164,10 +168,26 @@ func receive(ctx context.Context, o order, disk *blockio.Meter, key manifest.Key
 	if err != nil {
 		return nil, err
 	}
-	received, err := transfer.Receive(ctx, transfer.ReceiveSpec{
-		Conn: conn, Task: task, Target: disk, Size: o.Size, Key: key, Trusted: o.Trusted, Tuning: o.Tuning,
-	})
+	spec := transfer.ReceiveSpec{Conn: conn, Task: task, Target: disk, Size: o.Size, Key: key, Trusted: o.Trusted, Tuning: o.Tuning}
+	if !o.Trusted {
+		if spec.Hint, err = holes(disk, o.Size); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
+	received, err := transfer.Receive(ctx, spec)
 	return measured(received.Counters, received.Result), err
+}
+
+// holes spares reading what a file has no blocks for; nil where there is nothing to spare.
+func holes(disk *blockio.Meter, size int64) (*transfer.Hint, error) {
+	allocated, err := disk.Allocation()
+	if err != nil {
+		return nil, err
+	}
+	if allocated = allocated.Resize(size); allocated.Bytes() == size {
+		return nil, nil
+	}
+	return &transfer.Hint{Allocated: allocated}, nil
 }
 
 func measured(c transfer.Counters, digest manifest.Digest) *result {

@@ -46,10 +46,10 @@ func RunLimit(ctx context.Context, args []string) error {
 }
 
 func readAll(ctx context.Context, path string) error {
-	return scan(ctx, path, func(c *blockio.Chunk) error { c.Release(); return nil })
+	return scan(ctx, path, func(c *blockio.Chunk, _ *blockio.AllocationMap) error { c.Release(); return nil })
 }
 
-// copyAll keeps as many writes in flight as reads.
+// copyAll keeps as many writes in flight as reads. The target is empty where the source is.
 func copyAll(ctx context.Context, from, to string) error {
 	target, err := blockio.Open(to, blockio.Options{})
 	if err != nil {
@@ -57,28 +57,37 @@ func copyAll(ctx context.Context, from, to string) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(blockio.DefaultQueueDepth)
-	err = scan(ctx, from, func(c *blockio.Chunk) error {
+	err = scan(ctx, from, func(c *blockio.Chunk, data *blockio.AllocationMap) error {
 		group.Go(func() error {
 			defer c.Release()
-			_, err := target.WriteAt(c.Data, c.Off)
-			return err
+			for off, length := range data.Within(c.Off, int64(len(c.Data))) {
+				if _, err := target.WriteAt(c.Data[off-c.Off:][:length], off); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		return nil
 	})
 	return errors.Join(err, group.Wait(), target.Flush(), target.Close())
 }
 
-func scan(ctx context.Context, path string, visit func(*blockio.Chunk) error) error {
+func scan(ctx context.Context, path string, visit func(*blockio.Chunk, *blockio.AllocationMap) error) error {
 	dev, err := blockio.Open(path, blockio.Options{ReadOnly: true})
 	if err != nil {
 		return err
 	}
+	// What a file has no blocks for need not be read.
+	allocated, err := blockio.Allocation(dev)
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
 	const most = 3*blockio.DefaultQueueDepth + 1 // reads ahead, and writes in flight
-	s := blockio.NewScanner(ctx, dev, blockio.ScanOptions{Pool: blockio.NewPool(most)})
+	s := blockio.NewScanner(ctx, dev, blockio.ScanOptions{Pool: blockio.NewPool(most), Only: allocated})
 	for err == nil {
 		var c *blockio.Chunk
 		if c, err = s.Next(); err == nil {
-			err = visit(c)
+			err = visit(c, allocated)
 		}
 	}
 	if errors.Is(err, io.EOF) {
