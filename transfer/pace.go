@@ -11,12 +11,14 @@ import (
 //
 //	content a second = min(cores × what one compresses at a level, line ÷ how far the content shrinks)
 //
-// and the level with the most wins. What the line carries shows only while it is the bottleneck, for sockets, and what lies behind
+// and the level with the most wins. The cores are those that nothing else keeps busy: where hashing, TLS and the peer's end of a loopback device take
+// all of them, compressing makes everything slower. What the line carries shows only while it is the bottleneck, for sockets, and what lies behind
 // them, swallow megabytes at once. Until then a line counts as thin as long as that is cheap: it has to prove itself.
 type pace struct {
 	compression Compression
 	parts       Parts
 	packers     float64
+	idleTime    func() (seconds float64, known bool) // idleCores
 
 	mu      sync.Mutex
 	levels  [levelCount]levelPace
@@ -32,6 +34,11 @@ type pace struct {
 	// The last moments since the level changed, fading: wire bytes, and seconds in writes, waiting for a packer, waiting for answers.
 	wire, line, packing, idle float64
 	current                   level
+	compress                  float64 // seconds in which something was compressed, in the same moments
+
+	idleBefore, sinceIdle float64 // what idleTime said last, and the seconds since
+	free                  float64 // cores that were idle between the last two times; meaningless before sampled
+	sampled               bool
 
 	carried  int64   // wire bytes in all
 	capacity float64 // of the line in bytes a second, as believed; 0 is unknown
@@ -55,12 +62,16 @@ const (
 	// coreRate and digestRate are bytes a second that are believed before they are measured.
 	coreRate   = 300e6
 	digestRate = 1e9
+	// idleEvery is how often the processors' idle time is looked at, in seconds: the kernel counts it in hundredths.
+	idleEvery = 0.2
+	// saturated is the share of the packers' cores below which there are none to spare.
+	saturated = 0.1
 	// sampleOffers: when hardly anything is spared by parts, one in so many offers still asks for them.
 	sampleOffers = 64
 )
 
 func newPace(t Tuning, packers int) *pace {
-	k := &pace{compression: t.Compression, parts: t.Parts, packers: float64(packers), spared: 1, trials: trialEvery}
+	k := &pace{compression: t.Compression, parts: t.Parts, packers: float64(packers), idleTime: idleCores, spared: 1, trials: trialEvery}
 	k.levels[fastest].gain, k.levels[standard].gain, k.levels[better].gain = 1, 0.97, 0.93
 	return k
 }
@@ -76,13 +87,19 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 		add float64
 	}{
 		{&k.content, float64(content)}, {&k.blocks, float64(blocks)}, {&k.time, took}, {&k.wire, float64(wire)}, {&k.idle, idle.Seconds()}, {&k.packing, packing.Seconds()}, {&k.line, line.Seconds()},
+		{&k.compress, 0},
 	} {
 		*v.sum = *v.sum*keep + v.add
 	}
 	k.carried += int64(wire)
+	k.lookAtCores(took)
 	total := k.total()
+	waits := k.line > total/4 && k.line > k.idle && total > fadeTime/4
 	switch {
-	case k.line > total/4 && k.line > k.idle && total > fadeTime/4:
+	case waits && k.current != raw && k.sampled && k.free < saturated*k.packers:
+		// It may be the cores that keep the writer waiting. Look at what the line does without compression, now and then.
+		k.capacity = max(k.capacity*(1+took/8), k.wire/total)
+	case waits:
 		k.capacity, k.measured = k.wire/total, true // a writer that waits leaves the line no pause
 	case k.packing > total/2 && k.line < total/10 && k.carried > swallowed:
 		// The line has room, and nobody knows how much: believe in more and more, quickly as long as it was never full.
@@ -92,6 +109,29 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 		}
 		k.capacity = max(k.capacity*(1+grows), k.wire/total)
 	}
+}
+
+// lookAtCores takes note of how many cores are idle. k.mu is held.
+func (k *pace) lookAtCores(took float64) {
+	if k.sinceIdle += took; k.sinceIdle < idleEvery && k.idleBefore != 0 {
+		return
+	}
+	idle, known := k.idleTime()
+	if !known {
+		return
+	}
+	if k.idleBefore != 0 {
+		k.free, k.sampled = max(0, idle-k.idleBefore)/k.sinceIdle, true
+	}
+	k.idleBefore, k.sinceIdle = idle, 0
+}
+
+// spare is how many cores may compress: those that are idle, and those that do so already. k.mu is held.
+func (k *pace) spare() float64 {
+	if !k.sampled {
+		return k.packers
+	}
+	return min(k.packers, k.free+k.compress/k.total())
 }
 
 // total is the time of the last moments since the level changed, in seconds. k.mu is held.
@@ -106,7 +146,7 @@ func (k *pace) choose() (l, trial level) {
 	defer k.mu.Unlock()
 	if l, _ = k.best(); l != k.current {
 		k.current = l
-		k.wire, k.line, k.packing, k.idle = 0, 0, 0, 0
+		k.wire, k.line, k.packing, k.idle, k.compress = 0, 0, 0, 0, 0
 	}
 	if l == raw || k.line < k.total()/2 {
 		return l, raw
@@ -157,7 +197,7 @@ func (k *pace) reach(l level) float64 {
 	if k.shrinks.known() {
 		shrinks = k.shrinks.value()
 	}
-	return min(k.packers*k.rate(l), k.capacity/(shrinks*k.levels[l].gain))
+	return min(k.spare()*k.rate(l), k.capacity/(shrinks*k.levels[l].gain))
 }
 
 // rate is what one core compresses at a level, in bytes a second. k.mu is held.
@@ -176,6 +216,7 @@ func (k *pace) packed(l level, content, packed int, took time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.levels[l].rate.add(float64(content), took.Seconds())
+	k.compress += took.Seconds()
 	k.shrinks.add(float64(packed)/k.levels[l].gain, float64(content))
 }
 

@@ -19,6 +19,8 @@ type simulated struct {
 	fresh    bool    // the sink holds only zeroes
 	packers  int
 	content  int64 // bytes to move
+	cores    float64
+	moving   float64 // wire bytes a second that one core moves, with all that belongs to it; 0: no work
 }
 
 func (s simulated) run(k *pace) (last level, parts bool) {
@@ -26,7 +28,9 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 	seconds := func(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
 	swallow := float64(8 << 20) // what sockets take at once
 	asked := 0
-	var queued float64 // bytes in sockets
+	var queued float64      // bytes in sockets
+	clock, worked := 1., 0. // seconds, and seconds of cores
+	k.idleTime = func() (float64, bool) { return clock*s.cores - worked, true }
 	for moved := int64(0); moved < s.content; moved += frame {
 		ask := k.askParts()
 		if moved >= s.content-64*frame && ask {
@@ -54,6 +58,13 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 		queued = max(0, queued-took*s.line)
 		line := max(0, (queued+wire-swallow)/s.line)
 		queued = max(0, queued+wire-line*s.line)
+		works := pack
+		if s.moving > 0 {
+			works += wire / s.moving
+		}
+		line = max(line, works/s.cores-took) // they all wait for the cores
+		clock += took + line
+		worked += works
 		k.wrote(int(wire), frame, frame, seconds(idle), seconds(packing), seconds(line))
 		last = l
 	}
@@ -63,7 +74,7 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 func TestPace(t *testing.T) {
 	text := simulated{
 		demand: 4e9, compress: [levelCount]float64{0, 400e6, 200e6, 80e6}, shrinks: [levelCount]float64{1, 0.40, 0.37, 0.33},
-		digests: 1.5e9, spared: 0.9, packers: 2, content: 4 << 30,
+		digests: 1.5e9, spared: 0.9, packers: 2, content: 4 << 30, cores: 2,
 	}
 	for name, c := range map[string]struct {
 		change func(*simulated)
@@ -72,6 +83,9 @@ func TestPace(t *testing.T) {
 		parts  bool
 	}{
 		"loopback":                     {func(s *simulated) { s.line = 2e9 }, Tuning{}, raw, false},
+		"loopback, busy cores":         {func(s *simulated) { s.line, s.moving = 2e9, 200e6 }, Tuning{}, raw, false},
+		"1 Gbit, busy cores":           {func(s *simulated) { s.line, s.moving = 118e6, 200e6 }, Tuning{}, fastest, true},
+		"100 Mbit, busy cores":         {func(s *simulated) { s.line, s.moving = 12e6, 200e6 }, Tuning{}, better, true},
 		"10 Gbit":                      {func(s *simulated) { s.line = 1.1e9 }, Tuning{}, raw, false},
 		"1 Gbit":                       {func(s *simulated) { s.line = 118e6 }, Tuning{}, standard, true},
 		"100 Mbit":                     {func(s *simulated) { s.line = 12e6 }, Tuning{}, better, true},
@@ -101,7 +115,7 @@ func TestPace(t *testing.T) {
 func TestPaceFollowsTheLine(t *testing.T) {
 	s := simulated{
 		demand: 4e9, compress: [levelCount]float64{0, 400e6, 200e6, 80e6}, shrinks: [levelCount]float64{1, 0.40, 0.37, 0.33},
-		digests: 1.5e9, spared: 0.9, packers: 2, content: 2 << 30, line: 12e6,
+		digests: 1.5e9, spared: 0.9, packers: 2, content: 2 << 30, line: 12e6, cores: 2,
 	}
 	k := newPace(Tuning{}, s.packers)
 	s.run(k)
