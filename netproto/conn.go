@@ -25,6 +25,7 @@ type Stats struct {
 	BytesRead     int64         // from the socket, below TLS; over Pipe headers and payloads
 	BytesWritten  int64         // to the socket, below TLS; over Pipe headers and payloads
 	WriteBlocked  time.Duration // in writes to the socket: the line is the bottleneck
+	Queued        int64         // written to the socket and not yet taken by the peer's kernel: what the line holds; -1 where that is unknown
 	RTT           time.Duration // the shortest round trip of the handshakes; 0 over Pipe
 	WindowBlocked time.Duration // one bulk writer or more waited for the window: the peer's application is the bottleneck
 }

@@ -108,6 +108,7 @@ func (s *socket) stats() Stats {
 		BytesRead:    s.wire.bytesRead.Load(),
 		BytesWritten: s.wire.bytesWritten.Load(),
 		WriteBlocked: time.Duration(s.wire.blocked.Load()),
+		Queued:       s.wire.queued(),
 		RTT:          s.wire.roundTrip(),
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Meter wraps a socket so that its bytes are counted below TLS and its silence is noticed. [Dial] does so itself; a listener
@@ -97,6 +100,21 @@ func (w *wire) answered(now int64) {
 	if rtt := w.rtt.Load(); rtt == 0 || now-asked < rtt {
 		w.rtt.Store(now - asked)
 	}
+}
+
+// queued asks the kernel for what it could not hand to the peer's yet (SIOCOUTQ, tcp(7)).
+func (w *wire) queued() int64 {
+	queued := -1
+	if c, ok := w.Conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { // a closed socket is one of which nothing is known
+				if n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+					queued = n
+				}
+			})
+		}
+	}
+	return int64(queued)
 }
 
 // roundTrip is the shortest one of the handshakes; 0 before.

@@ -224,10 +224,11 @@ func (d *delivery) write(ctx context.Context) error {
 		for _, piece := range payload {
 			wire += len(piece)
 		}
+		queued := d.Conn.Stats().Queued
 		if err := d.Conn.WriteFrame(ctx, typeData, payload...); err != nil {
 			return err
 		}
-		d.pace.wrote(wire, p.length, p.blocks, idle, packing, time.Since(start)-idle-packing)
+		d.pace.wrote(wire, p.length, p.blocks, queued, idle, packing, time.Since(start)-idle-packing)
 		d.progress.levels[p.level].Add(int64(p.length))
 		if p.settles != nil {
 			d.settle(p.settles)

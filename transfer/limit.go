@@ -55,6 +55,14 @@ func (l *Limiter) pay() {
 	l.at = now
 }
 
+// owed is how many bytes were sent that are not paid for: what the line would hold if it had the rate.
+func (l *Limiter) owed() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pay()
+	return int64(l.debt)
+}
+
 // spend counts n bytes.
 func (l *Limiter) spend(n int) {
 	l.mu.Lock()
@@ -134,5 +142,8 @@ func (c *limitedConn) WriteFrame(ctx context.Context, t netproto.Type, payload .
 func (c *limitedConn) Stats() netproto.Stats {
 	s := c.Conn.Stats()
 	s.WriteBlocked += time.Duration(c.waited.Load())
+	if s.Queued >= 0 {
+		s.Queued += c.limiter.owed()
+	}
 	return s
 }

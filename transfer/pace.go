@@ -40,6 +40,7 @@ type pace struct {
 	free                  float64 // cores that were idle between the last two times; meaningless before sampled
 	sampled               bool
 
+	holds    float64 // share of the last frames before which the line held much
 	carried  int64   // wire bytes in all
 	capacity float64 // of the line in bytes a second, as believed; 0 is unknown
 	measured bool    // the line was full once
@@ -64,8 +65,9 @@ const (
 	digestRate = 1e9
 	// idleEvery is how often the processors' idle time is looked at, in seconds: the kernel counts it in hundredths.
 	idleEvery = 0.2
-	// saturated is the share of the packers' cores below which there are none to spare.
-	saturated = 0.1
+	// lineHolds is how many bytes lie in the socket of a sender who waits for the line. When the peer's disk or cores are slower, its kernel takes all, and
+	// the sender waits for the window.
+	lineHolds = 64 << 10
 	// sampleOffers: when hardly anything is spared by parts, one in so many offers still asks for them.
 	sampleOffers = 64
 )
@@ -76,8 +78,9 @@ func newPace(t Tuning, packers int) *pace {
 	return k
 }
 
-// wrote takes note of a DATA that was written, and of how long its writer waited for answers, for the packer and for the line.
-func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duration) {
+// wrote takes note of a DATA that was written, of what the socket held before (-1: nobody knows), and of how long its writer waited for answers,
+// for the packer and for the line.
+func (k *pace) wrote(wire, content, blocks int, queued int64, idle, packing, line time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	took := (idle + packing + line).Seconds()
@@ -93,21 +96,29 @@ func (k *pace) wrote(wire, content, blocks int, idle, packing, line time.Duratio
 	}
 	k.carried += int64(wire)
 	k.lookAtCores(took)
+	holds := 0.0
+	if queued < 0 || queued >= lineHolds {
+		holds = 1
+	}
+	k.holds += (holds - k.holds) / 8
 	total := k.total()
-	waits := k.line > total/4 && k.line > k.idle && total > fadeTime/4
+	waits := k.line > total/4 && k.line > k.idle
 	switch {
-	case waits && k.current != raw && k.sampled && k.free < saturated*k.packers:
-		// It may be the cores that keep the writer waiting. Look at what the line does without compression, now and then.
-		k.capacity = max(k.capacity*(1+took/8), k.wire/total)
-	case waits:
-		k.capacity, k.measured = k.wire/total, true // a writer that waits leaves the line no pause
-	case k.packing > total/2 && k.line < total/10 && k.carried > swallowed:
-		// The line has room, and nobody knows how much: believe in more and more, quickly as long as it was never full.
-		grows := 8 * took
-		if k.measured {
-			grows = took
+	case waits && k.holds >= 0.5:
+		// A writer that waits leaves the line no pause.
+		if total > fadeTime/4 {
+			k.capacity, k.measured = k.wire/total, true
 		}
-		k.capacity = max(k.capacity*(1+grows), k.wire/total)
+	case waits || k.packing > total/2 && k.line < total/10:
+		// The line has room, since the peer or the packers are slower, and nobody knows how much: believe in more and more, quickly as long as it was
+		// never full.
+		if k.carried > swallowed {
+			grows := 8 * took
+			if k.measured {
+				grows = took
+			}
+			k.capacity = max(k.capacity*(1+grows), k.wire/total)
+		}
 	}
 }
 
