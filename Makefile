@@ -93,9 +93,10 @@ bench: ## the engine against the tools that Debian has, into bench/ (SIZE=8G REP
 	$(GO) build -o $(BIN)/bench ./qemu-tests/cmd/bench
 	$(BIN)/bench -size '$(SIZE)' -repeat $(REPEAT) -cases '$(CASES)' -out '$(RESULTS)'
 
-scale: ## a disk of 2 TiB, made up, moved within a delegate's memory (ALL=1: and read to its last byte)
+scale: ## a disk of 2 TiB, made up, and four disks at once, moved within a delegate's memory (ALL=1: and read to its last byte)
 	hack/deps bench
 	$(GO) run ./qemu-tests/cmd/scale $(if $(ALL),--all)
+	$(GO) test -count=1 -run TestMemoryOfFourDisks -v ./cmd/abd -disk 512
 
 fuzz: ## every fuzz target for a while each (FUZZ=30s)
 	hack/fuzz $(FUZZ)

@@ -7,6 +7,7 @@ import "github.com/understudy-dr/understudy/blockio"
 type content struct {
 	pieces [][]byte // in order; those in buffer are where they belong
 	length int
+	most   int // bytes that it may hold
 	buffer []byte
 }
 
@@ -17,7 +18,7 @@ func (c *content) room(n int) []byte { return c.own(c.length, n) }
 
 func (c *content) own(off, n int) []byte {
 	if c.buffer == nil {
-		c.buffer = blockio.AlignedBuffer(maxContent)
+		c.buffer = blockio.AlignedBuffer(c.most)
 	}
 	return c.buffer[off : off+n]
 }

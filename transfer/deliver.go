@@ -46,7 +46,7 @@ func (s *sendSession) deliver(ctx context.Context) error {
 		free: make(chan *parcel, packers+1), todo: make(chan *parcel, packers+1), order: make(chan *parcel, packers+1),
 	}
 	for range cap(d.free) {
-		d.free <- &parcel{packer: packer{pace: d.pace, progress: s.progress}, ready: make(chan error, 1)}
+		d.free <- &parcel{content: content{most: d.room}, packer: packer{pace: d.pace, progress: s.progress}, ready: make(chan error, 1)}
 	}
 	s.progress.workers(StageCompress, packers)
 	group, ctx := newGroup(ctx)
@@ -123,7 +123,7 @@ func (d *delivery) fill(to *parcel, a *answer, blocks uint64) (taken uint64, err
 	parts := to.parts[:0]
 	for b := range ones(blocks) {
 		n := blockLength(d.geometry, a.number, b)
-		if to.length+n > maxContent {
+		if to.length+n > d.room {
 			break
 		}
 		travels := wholeBlock(n)

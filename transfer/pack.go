@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -44,8 +45,8 @@ var levels = [levelCount]struct {
 	zstd zstd.EncoderLevel
 }{{name: LevelRaw}, {LevelFastest, zstd.SpeedFastest}, {LevelDefault, zstd.SpeedDefault}, {LevelBetter, zstd.SpeedBetterCompression}}
 
-// encoderPool lends encoders. An encoder takes up to 6 MiB, so all transfers of the process share as many as there are cores to run
-// them, whatever their levels are.
+// encoderPool lends encoders. An encoder takes up to encoderBytes, so all transfers of the process share as many as there are cores to run
+// them and memory to hold them, whatever their levels are.
 type encoderPool struct {
 	turns chan struct{} // one for each encoder that may exist
 	mu    sync.Mutex
@@ -57,10 +58,25 @@ type leveledEncoder struct {
 	*zstd.Encoder
 }
 
-var encoders = &encoderPool{turns: make(chan struct{}, maxPackers())}
+// encoderBytes is what an encoder takes at the highest level.
+const encoderBytes = 6 << 20
 
-// maxPackers is how many cores compress, for all transfers together.
-func maxPackers() int { return min(runtime.GOMAXPROCS(0), 4) }
+// encoders is made when it is first needed: a main program has set its memory limit by then.
+var encoders = sync.OnceValue(func() *encoderPool { return &encoderPool{turns: make(chan struct{}, maxPackers())} })
+
+// maxPackers is how many cores compress, for all transfers together. Where the runtime's memory is limited, encoders take up to a sixth of it.
+func maxPackers() int {
+	fit := debug.SetMemoryLimit(-1) / 6 / encoderBytes
+	return int(max(1, min(int64(runtime.GOMAXPROCS(0)), 4, fit)))
+}
+
+// parcelBytes is how much content is packed at once for a transfer that has so much memory. A parcel takes it twice, as it is and packed.
+func parcelBytes(memory int64) int {
+	if scarce(memory) {
+		return maxContent / 2
+	}
+	return maxContent
+}
 
 // packers is how many goroutines compress for a transfer that has so much memory.
 func packers(memory int64) int {
@@ -171,13 +187,13 @@ func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) 
 // compress appends to out[:0]. The time it took has the wait for an encoder in it: cores that others use are no cores.
 func (k *packer) compress(ctx context.Context, l level, content, out []byte) ([]byte, time.Duration, error) {
 	asked := time.Now()
-	e, err := encoders.take(ctx, l)
+	e, err := encoders().take(ctx, l)
 	if err != nil {
 		return nil, 0, err
 	}
 	start := time.Now()
 	out = e.EncodeAll(content, out[:0])
-	encoders.giveBack(e)
+	encoders().giveBack(e)
 	k.progress.spend(StageCompress, start)
 	return out, time.Since(asked), nil
 }

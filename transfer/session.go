@@ -28,6 +28,7 @@ type sendSession struct {
 	records  *recorder
 	pace     *pace
 	packers  int
+	room     int    // bytes of content in a parcel
 	seen     *index // of a trusted run: what the sink holds by now
 	result   manifest.Digest
 
@@ -82,7 +83,7 @@ type answer struct {
 func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int) *sendSession {
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
-		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory),
+		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory), room: parcelBytes(spec.Memory),
 		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers),
 		nudge: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
 		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
