@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash"
+	"math/bits"
 
 	"github.com/zeebo/blake3"
 
@@ -24,6 +25,7 @@ func (s *sendSession) offer(ctx context.Context) error {
 		s.told.Store(n)
 		return s.Conn.WriteFrame(ctx, typePassed, appendNumber(nil, n))
 	}
+	var frame []byte
 	behind := false // PASSED is due as soon as todo is empty
 	catchUp := func() error {
 		// All that differs below compared is in todo or offered.
@@ -52,7 +54,8 @@ func (s *sendSession) offer(ctx context.Context) error {
 			s.offered[p.number] = p
 			s.mu.Unlock()
 			s.told.Store(p.number + 1)
-			if err := s.Conn.WriteFrame(ctx, typeOffer, m.append(nil)); err != nil {
+			frame = m.append(frame[:0])
+			if err := s.Conn.WriteFrame(ctx, typeOffer, frame); err != nil {
 				return err
 			}
 			if p.number+1 >= passed+s.batch() {
@@ -122,6 +125,7 @@ func (s *sendSession) describe(ctx context.Context, p *pending) (*offer, error) 
 		}
 	}
 	m.zero = p.zero & m.blocks
+	m.digests = make([]shortDigest, 0, bits.OnesCount64(m.blocks&^m.zero))
 	for b := range ones(m.blocks &^ m.zero) {
 		short := p.blocks[b].Short()
 		m.digests = append(m.digests, short)

@@ -36,6 +36,7 @@ func (r *receiver) resolve(ctx context.Context) error {
 		v.buffers[i] = blockio.AlignedBuffer(manifest.BlockSize)
 		v.hashers[i] = r.Key.NewHasher()
 	}
+	var frame []byte
 	for it := range r.offers {
 		wanted, err := v.answer(ctx, it)
 		if err != nil {
@@ -51,7 +52,8 @@ func (r *receiver) resolve(ctx context.Context) error {
 		r.mu.Lock()
 		it.wanted, it.parted = m.blocks, m.parted
 		r.mu.Unlock()
-		if err := r.Conn.WriteFrame(ctx, typeWant, m.append(nil)); err != nil {
+		frame = m.append(frame[:0])
+		if err := r.Conn.WriteFrame(ctx, typeWant, frame); err != nil {
 			return err
 		}
 	}
