@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance/control"
 	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/netproto/line"
 )
 
 // ErrConfiguration is a configuration that is missing or wrong. The delegate cannot work, and says so by its published cause.
@@ -95,8 +96,13 @@ func parseNetwork(input map[string]string) (spec NetworkSpec, err error) {
 			return spec, wrong(control.InputMTU, fmt.Errorf("%.80q: it is a number of bytes", mtu))
 		}
 	}
+	if text, ok := input[control.InputLine]; ok {
+		if spec.Line, err = line.ParseSpec(text); err != nil {
+			return spec, wrong(control.InputLine, err)
+		}
+	}
 	if err := spec.check(); err != nil {
-		return spec, fmt.Errorf("keys %s{%s,%s,%s}: %w", control.InputPrefix, control.InputAddress, control.InputGateway, control.InputMTU, err)
+		return spec, fmt.Errorf("keys %s{%s,%s,%s,%s}: %w", control.InputPrefix, control.InputAddress, control.InputGateway, control.InputMTU, control.InputLine, err)
 	}
 	return spec, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+
+	"github.com/understudy-dr/understudy/netproto/line"
 )
 
 // Network brings the machine's network up and watches over it. Its one implementation for real machines is in package network. Run
@@ -26,6 +28,7 @@ type NetworkSpec struct {
 	DHCP6   bool         // by DHCPv6 instead of DHCPv4, when Address is invalid
 	Gateway netip.Addr   // of the default route; invalid: none, or that of the lease
 	MTU     int          // in bytes; 0: as the interface has it, or that of the lease
+	Line    line.Spec    // to imitate, on what is sent; zero: none
 }
 
 // NetworkEvent is something that an administrator should know about the network.
@@ -38,6 +41,9 @@ type NetworkEvent struct {
 // Bounds of an MTU in bytes: what every IPv4 host must take (RFC 791), what IPv6 needs (RFC 8200 §5), and the largest jumbo frames
 // of common switches.
 const minMTU, minMTU6, maxMTU = 576, 1280, 9216
+
+// maxLine is how many bytes the kernel may hold for a line: as many as one of its sockets.
+const maxLine = 16 << 20
 
 // check refuses what no network could be.
 func (s NetworkSpec) check() error {
@@ -54,6 +60,9 @@ func (s NetworkSpec) check() error {
 	}
 	if s.MTU != 0 && (s.MTU < least || s.MTU > maxMTU) {
 		return fmt.Errorf("MTU %d: it is between %d and %d bytes", s.MTU, least, maxMTU)
+	}
+	if held := s.Line.Capacity(); s.Line != (line.Spec{}) && held > maxLine {
+		return fmt.Errorf("line %s holds %d bytes; at most %d can be imitated: choose a thinner or shorter one", s.Line, held, maxLine)
 	}
 	if !s.Gateway.IsValid() {
 		return nil

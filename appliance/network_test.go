@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/control"
+	"github.com/understudy-dr/understudy/netproto/line"
 )
 
 // fakeNetwork is an appliance.Network whose addresses are all there: those of the loopback network.
@@ -64,6 +65,10 @@ func TestNetworkSpec(t *testing.T) {
 			appliance.NetworkSpec{Gateway: netip.MustParseAddr("127.0.0.1"), MTU: 9000},
 		},
 		"smallest MTU": {map[string]string{control.InputMTU: "576"}, appliance.NetworkSpec{MTU: 576}},
+		"line": {
+			map[string]string{control.InputLine: "20mbit,100ms"},
+			appliance.NetworkSpec{Line: line.Spec{Rate: 20e6 / 8, RTT: 100 * time.Millisecond}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := prepare(t)
@@ -162,6 +167,24 @@ func TestWrongNetworkConfiguration(t *testing.T) {
 			d.expectFailure(test.want)
 			if err := d.awaitEnd(); !errors.Is(err, appliance.ErrConfiguration) || len(n.specs) != 0 {
 				t.Errorf("error is %v, want ErrConfiguration before the network is touched", err)
+			}
+		})
+	}
+}
+
+func TestWrongLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"20mbit":                            "in/line: line \"20mbit\": no comma",
+		"fast,1ms":                          "in/line: line \"fast,1ms\": rate",
+		"1gbit,100ms" /* 6.25 + 12.5 MB */ : "holds 18750000 bytes; at most 16777216 can be imitated",
+	} {
+		t.Run(text, func(t *testing.T) {
+			d, n := prepare(t), newFakeNetwork()
+			d.WriteInput(map[string]string{control.InputLine: text})
+			d.start(func(o *appliance.Options) { o.Network = n })
+			d.expectFailure(want)
+			if len(n.specs) != 0 {
+				t.Error("the network was touched")
 			}
 		})
 	}

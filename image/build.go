@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,11 @@ var modules = []string{
 	"af_packet", "ipv6",
 	// The hypervisor's watchdog where there is one becomes /dev/watchdog, else the kernel's own.
 	"xen_wdt", "softdog",
+}
+
+// onDemand are modules that are there for a delegate whose configuration asks for them, and cost no time to boot.
+var onDemand = []string{
+	"sch_netem", // a thin and long line
 }
 
 // Options of a build.
@@ -208,7 +214,8 @@ func (b *build) initramfs() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
-	selected, err := b.kernel.Select(modules...)
+	all := slices.Concat(modules, onDemand)
+	selected, err := b.kernel.Select(all...)
 	if err != nil {
 		return nil, err
 	}
@@ -216,12 +223,16 @@ func (b *build) initramfs() ([]byte, error) {
 	for _, m := range selected {
 		loadable[m.Name] = true
 	}
-	for _, name := range modules {
-		if loadable[name] { // the others are built in
+	var builtin []string
+	for _, name := range all {
+		switch {
+		case !loadable[name]:
+			builtin = append(builtin, name)
+		case !slices.Contains(onDemand, name):
 			b.load = append(b.load, name)
 		}
 	}
-	return initramfs.Build(initramfs.Contents{Init: program, Release: b.kernel.Release, Modules: selected, Load: b.load})
+	return initramfs.Build(initramfs.Contents{Init: program, Release: b.kernel.Release, Modules: selected, Load: b.load, Builtin: builtin})
 }
 
 func (b *build) xva(disk string, size int64) error {

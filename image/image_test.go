@@ -75,7 +75,7 @@ func kernelTree(t *testing.T, content []byte) string {
 	tree := t.TempDir()
 	modules := map[string]string{}
 	for _, name := range []string{
-		"xen-blkfront", "xen-netfront", "virtio_pci", "virtio_blk", "virtio_console", "qemu_fw_cfg", "xen_wdt", "softdog",
+		"xen-blkfront", "xen-netfront", "virtio_pci", "virtio_blk", "virtio_console", "qemu_fw_cfg", "xen_wdt", "softdog", "sch_netem",
 	} {
 		modules["kernel/drivers/"+name+".ko"] = "depends="
 	}
@@ -144,7 +144,7 @@ func TestBuild(t *testing.T) {
 	if line := string(read(t, o.Out, image.FileCommandLine)); line != image.CommandLine+"\n" || !bytes.Contains(disk, []byte(image.CommandLine)) {
 		t.Errorf("the command line is %q", line)
 	}
-	if !bytes.Contains(disk, read(t, o.Out, image.FileInitramfs)) || !slices.Contains(contents.Modules, "xen_blkfront") || slices.Contains(contents.Modules, "ipv6") {
+	if !bytes.Contains(disk, read(t, o.Out, image.FileInitramfs)) || !slices.Contains(contents.Modules, "xen_blkfront") || slices.Contains(contents.Modules, "ipv6") || slices.Contains(contents.Modules, "sch_netem") {
 		t.Errorf("the disk lacks the initramfs, or the modules are %q", contents.Modules)
 	}
 	var components []string

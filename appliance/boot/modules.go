@@ -66,6 +66,19 @@ func (s System) loadModules(words []string) (result modulesResult) {
 	return result
 }
 
+// LoadModule loads a module that the image has and PID 1 does not load, after what it needs. One that is loaded or built in is nothing
+// to do.
+func (s System) LoadModule(name string) error {
+	l, err := s.newLoader(ParseCommandLine(s.word("/proc/cmdline")))
+	if err == nil {
+		err = l.load(normalName(name))
+	}
+	if err != nil {
+		return fmt.Errorf("boot: %w", err)
+	}
+	return nil
+}
+
 func (s System) newLoader(words []string) (*loader, error) {
 	l := &loader{
 		system: s, directory: path.Join("/lib/modules", s.word("/proc/sys/kernel/osrelease")),

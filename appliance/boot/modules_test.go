@@ -104,6 +104,28 @@ func TestModules(t *testing.T) {
 	w.awaitLine("xen_blkfront max_ring_page_order=3")
 }
 
+// What the image has beside PID 1's list is loaded when it is asked for, once, with what it needs.
+func TestLoadModule(t *testing.T) {
+	w := newWorld(t)
+	w.modules("a\n", "a.ko:\nnet/sch-late.ko: c.ko a.ko\nc.ko:\n")
+	w.write("/proc/cmdline", "sch_late.x=1\n")
+	w.boot(w.options())
+	system := w.options().System
+	if got := w.asked("load"); !slices.Equal(got, []string{"load a.ko"}) {
+		t.Errorf("at boot %q were loaded", got)
+	}
+	w.fails["load a.ko"] = unix.EEXIST
+	if err := system.LoadModule("sch_late"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.asked("load")[1:]; !slices.Equal(got, []string{"load a.ko", "load c.ko", "load sch-late.ko x=1"}) {
+		t.Errorf("loaded %q", got)
+	}
+	if err := system.LoadModule("nothere"); err == nil || !strings.Contains(err.Error(), "build the image again") {
+		t.Errorf("a module that is not there: %v", err)
+	}
+}
+
 func TestModulesFail(t *testing.T) {
 	for name, test := range map[string]struct {
 		list, dependencies string

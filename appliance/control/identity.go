@@ -26,6 +26,7 @@ const (
 	InputAddress      = "address"      // "ip/prefix" of the delegate, or AddressDHCP or AddressDHCP6
 	InputGateway      = "gateway"      // optional: the IP address of the default route's router; not with DHCP
 	InputMTU          = "mtu"          // optional: 576 to 9216 bytes, at least 1280 with IPv6
+	InputLine         = "line"         // optional, for tests: "rate,round trip" of a line to imitate, as line.ParseSpec reads it
 )
 
 // Values of InputAddress beside an address. The delegate then publishes the address it got under attr/vif/0/ before its identity.

@@ -12,5 +12,7 @@
 // misses, Watch still finds. A gateway that does not answer is a warning alone, as all peers may be in the same network. With
 // DHCPv6 the kernel makes the routes itself, from the router's advertisement; that none has come is a warning too.
 //
+// For tests the configuration may name a line, which the kernel then imitates on what this machine sends (sch_netem).
+//
 // Everything goes through netlink and packet sockets; no file in /proc or /sys is written, so the tests run in a network namespace.
 package network

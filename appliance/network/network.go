@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/understudy-dr/understudy/appliance"
+	"github.com/understudy-dr/understudy/netproto/line"
 )
 
 // Errors a caller may decide on; all name their mend.
@@ -45,8 +46,9 @@ var standardTiming = timing{
 
 // Network is an appliance.Network. Up and Watch are called one after the other.
 type Network struct {
-	timing timing
-	link   link
+	timing     timing
+	loadModule func(name string) error
+	link       link
 	// What is in use once Up has returned.
 	address netip.Prefix
 	gateway netip.Addr // invalid: none, or the kernel's own
@@ -65,8 +67,11 @@ type mac [6]byte
 
 func (m mac) String() string { return net.HardwareAddr(m[:]).String() }
 
-// New returns the network of this machine, or of the network namespace that the process is in.
-func New() *Network { return &Network{timing: standardTiming} }
+// New returns the network of this machine, or of the network namespace that the process is in. loadModule loads a module of the
+// kernel by its name, when it is needed; nil: what is needed is there.
+func New(loadModule func(name string) error) *Network {
+	return &Network{timing: standardTiming, loadModule: loadModule}
+}
 
 // Up implements appliance.Network.
 func (n *Network) Up(ctx context.Context, spec appliance.NetworkSpec) (netip.Prefix, error) {
@@ -89,6 +94,11 @@ func (n *Network) Up(ctx context.Context, spec appliance.NetworkSpec) (netip.Pre
 	if n.gateway.IsValid() {
 		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: n.link.index, Gw: n.gateway.AsSlice()}); err != nil {
 			return netip.Prefix{}, fmt.Errorf("default route by gateway %s: %w; it must lie in the network %s", n.gateway, err, n.address.Masked())
+		}
+	}
+	if spec.Line != (line.Spec{}) {
+		if err := n.imitate(spec.Line); err != nil {
+			return netip.Prefix{}, fmt.Errorf("interface %s: imitate the line %s: %w", n.link.name, spec.Line, err)
 		}
 	}
 	return n.address, nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/network"
+	"github.com/understudy-dr/understudy/netproto/line"
 )
 
 func up(t *testing.T, spec appliance.NetworkSpec) *network.Network {
@@ -104,7 +105,7 @@ func TestNoInterface(t *testing.T) {
 func TestLateInterface(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
-		_, err := network.New().Up(t.Context(), static("10.77.0.2/24", "", 0))
+		_, err := network.New(nil).Up(t.Context(), static("10.77.0.2/24", "", 0))
 		ended <- err
 	}()
 	time.Sleep(20 * time.Millisecond)
@@ -139,6 +140,25 @@ func TestUnreachableGateway(t *testing.T) {
 	}
 }
 
+// A line that the kernel cannot imitate is an error, not a line that is as fast as any.
+func TestLineWithoutModule(t *testing.T) {
+	connect(t)
+	absent := errors.New("not in this image")
+	var asked []string
+	n := network.New(func(name string) error {
+		asked = append(asked, name)
+		return absent
+	})
+	spec := static("10.77.0.2/24", "", 0)
+	spec.Line = line.Spec{Rate: 20e6 / 8, RTT: 100 * time.Millisecond}
+	if _, err := n.Up(t.Context(), spec); !errors.Is(err, absent) || !strings.Contains(err.Error(), "line 20mbit,100ms") {
+		t.Errorf("error is %v, want %v and the line", err, absent)
+	}
+	if !slices.Equal(asked, []string{"sch_netem"}) {
+		t.Errorf("the modules %q were loaded", asked)
+	}
+}
+
 func TestUpIsCancelled(t *testing.T) {
 	for name, spec := range map[string]appliance.NetworkSpec{
 		"probe": static("10.77.0.2/24", "", 0),
@@ -152,7 +172,7 @@ func TestUpIsCancelled(t *testing.T) {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, cause)
 			defer cancel()
 			began := time.Now()
-			_, err := network.New().Up(ctx, spec)
+			_, err := network.New(nil).Up(ctx, spec)
 			if !errors.Is(err, cause) || time.Since(began) > time.Second {
 				t.Errorf("error after %v is %v, want the cause within a second", time.Since(began), err)
 			}

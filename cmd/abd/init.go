@@ -84,7 +84,7 @@ func serve(ctx context.Context, worker *boot.Worker) (err error) {
 		return errors.Join(err, g.PowerOff(ctx, err.Error()))
 	}
 	return appliance.Run(ctx, appliance.Options{
-		Guest: beating{g, worker.Beat}, Network: network.New(), Version: version, Console: worker.Console(),
+		Guest: beating{g, worker.Beat}, Network: network.New(boot.Kernel().LoadModule), Version: version, Console: worker.Console(),
 	})
 }
 

@@ -22,6 +22,8 @@ type Contents struct {
 	Modules []kernel.Module
 	// Load names the modules that PID 1 loads, in this order. Their dependencies need not be named.
 	Load []string
+	// Builtin names modules that somebody may ask for and that the kernel has in itself.
+	Builtin []string
 }
 
 // Build returns the compressed archive.
@@ -58,7 +60,7 @@ func pack(c Contents) ([]byte, error) {
 	modules := path.Join("lib/modules", c.Release)
 	records = append(records,
 		cpio.StaticFile(path.Join(modules, "modules.dep"), string(kernel.Dependencies(c.Modules)), 0o444),
-		cpio.StaticFile(path.Join(modules, "modules.builtin"), "", 0o444))
+		cpio.StaticFile(path.Join(modules, "modules.builtin"), lines(c.Builtin), 0o444))
 	for _, m := range c.Modules {
 		records = append(records, cpio.StaticFile(path.Join(modules, m.Path), string(m.Content), 0o444))
 	}

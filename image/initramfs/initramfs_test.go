@@ -22,7 +22,7 @@ func contents() initramfs.Contents {
 			{Name: "virtio", Path: "kernel/drivers/virtio/virtio.ko", Content: []byte("bus")},
 			{Name: "virtio_net", Path: "kernel/drivers/net/virtio_net.ko", Depends: []string{"virtio"}, Content: []byte("net")},
 		},
-		Load: []string{"virtio_net"},
+		Load: []string{"virtio_net"}, Builtin: []string{"ipv6", "sch_netem"},
 	}
 }
 
@@ -76,7 +76,7 @@ func TestBuild(t *testing.T) {
 		t.Error(diff)
 	}
 	for name, want := range map[string]string{
-		"init": string(contents().Init), "etc/modules": "virtio_net\n", "sbin/poweroff": "/init",
+		"init": string(contents().Init), "etc/modules": "virtio_net\n", "sbin/poweroff": "/init", modules + "/modules.builtin": "ipv6\nsch_netem\n",
 		modules + "/modules.dep":                     "kernel/drivers/virtio/virtio.ko:\nkernel/drivers/net/virtio_net.ko: kernel/drivers/virtio/virtio.ko\n",
 		modules + "/kernel/drivers/virtio/virtio.ko": "bus",
 	} {

@@ -33,7 +33,7 @@ func newDirection(s Spec) *direction { return &direction{spec: s, room: make(cha
 func (d *direction) await(ctx context.Context) error {
 	for {
 		d.mu.Lock()
-		full, room := d.held > 0 && d.held+maxChunk > d.spec.capacity(), d.room
+		full, room := d.held > 0 && d.held+maxChunk > d.spec.Capacity(), d.room
 		d.mu.Unlock()
 		if !full {
 			return ctx.Err()

@@ -151,7 +151,7 @@ func (p *Proxy) carry(ctx context.Context, near *net.TCPConn) {
 // forward carries one direction of a connection.
 func (p *Proxy) forward(ctx context.Context, c *connection, d *direction, from, to *net.TCPConn) {
 	// Each chunk in the queue has its bytes reserved in the direction, which bounds them; the channel only has to be no narrower.
-	queue := make(chan chunk, d.spec.capacity()/minRead+1)
+	queue := make(chan chunk, d.spec.Capacity()/minRead+1)
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		defer close(queue)

@@ -109,8 +109,8 @@ func (s Spec) String() string {
 	return rate + "," + s.RTT.String()
 }
 
-// capacity is how many bytes a direction holds, in flight and queued.
-func (s Spec) capacity() int64 {
+// Capacity is how many bytes a direction holds, in flight and queued.
+func (s Spec) Capacity() int64 {
 	if s.Rate == 0 {
 		return unlimited
 	}
