@@ -91,7 +91,13 @@ func (d *disks) plug(number int, size int64, readOnly bool) {
 	d.t.Helper()
 	noise := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{byte(number)}).Read(noise)
-	if err := os.WriteFile(d.path(number), noise, 0o644); err != nil {
+	d.plugWith(number, noise, readOnly)
+}
+
+// plugWith makes a disk of a content and plugs it.
+func (d *disks) plugWith(number int, content []byte, readOnly bool) {
+	d.t.Helper()
+	if err := os.WriteFile(d.path(number), content, 0o644); err != nil {
 		d.t.Fatal(err)
 	}
 	disk := xapisim.Disk{UserDevice: strconv.Itoa(number), Path: d.path(number), ReadOnly: readOnly}

@@ -5,6 +5,7 @@
 //	firmware_test.go    the image's disk on SeaBIOS and on OVMF
 //	disks_test.go       disks that come, go and are torn away, of unusual kinds
 //	network_test.go     IPv6, static and by DHCP; MTUs; a target's disk torn away
+//	line_test.go        a thin and long line, which the guests' kernels imitate (sch_netem), is filled
 //	failure_test.go     what a delegate that cannot work says, and where
 //
 // A test keeps its machines' folders in build/consoles/<test> when it fails: the console, what went over the virtio-serial port,

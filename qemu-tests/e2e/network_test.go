@@ -77,6 +77,7 @@ func TestIPv6(t *testing.T) {
 type pair struct {
 	source, target *disks
 	size           int64
+	tuning         control.Tuning
 }
 
 // start has the source dial.
@@ -96,7 +97,7 @@ func (p pair) start(id string) {
 			Sinks: []control.Sink{{Peer: control.Peer{Fingerprint: p.target.peer, Token: token, Address: p.target.client.Address()}}},
 		}},
 	} {
-		end.spec.ID, end.spec.Size, end.spec.KeyID = id, p.size, end.key.ID()
+		end.spec.ID, end.spec.Size, end.spec.KeyID, end.spec.Tuning = id, p.size, end.key.ID(), p.tuning
 		if _, err := end.client.StartTask(end.t.Context(), end.spec); err != nil {
 			end.t.Fatal(err)
 		}
@@ -146,11 +147,11 @@ func (p pair) tear() {
 }
 
 // copy moves the disk, and compares.
-func (p pair) copy() {
+func (p pair) copy() (sent, received control.TaskStatus) {
 	t := p.target.t
 	t.Helper()
 	p.start("whole")
-	sent, received := p.wait("whole")
+	sent, received = p.wait("whole")
 	if sent.State != control.StateDone || received.State != control.StateDone || sent.Root != received.Root {
 		t.Fatalf("the transfer: %+v, %+v", sent, received)
 	}
@@ -165,4 +166,5 @@ func (p pair) copy() {
 	if !bytes.Equal(got, want) {
 		t.Error("the target differs from the source")
 	}
+	return sent, received
 }

@@ -125,6 +125,13 @@ func (l *LAN) LargestPacket(mac net.HardwareAddr) int {
 	return largest
 }
 
+// Sent is how many bytes of Ethernet frames a machine has sent.
+func (l *LAN) Sent(mac net.HardwareAddr) int64 {
+	l.fabric.mu.Lock()
+	defer l.fabric.mu.Unlock()
+	return l.fabric.sent[address(mac)]
+}
+
 // DialContext connects to a machine, by "tcp" and "address:port" with an IPv4 address of the subnet. The connection ends with
 // the LAN.
 func (l *LAN) DialContext(ctx context.Context, network, target string) (net.Conn, error) {

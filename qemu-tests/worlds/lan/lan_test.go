@@ -279,6 +279,9 @@ func TestSwitch(t *testing.T) {
 		t.Errorf("%x", got)
 	}
 	source := net.HardwareAddr{0x0a, 0, 0, 0, 0, 0x0b}
+	if got, want := l.Sent(source), int64(14+len("known")+14+len("moved")); got != want {
+		t.Errorf("b has sent %d bytes, want %d", got, want)
+	}
 	if one, all := l.LargestPacket(source), l.LargestPacket(nil); one != len("known") || all != len("33:33:00:00:00:01") {
 		t.Errorf("the largest packet of b had %d bytes, that of all %d", one, all)
 	}

@@ -38,7 +38,8 @@ type fabric struct {
 	closed  bool
 	ports   map[*port]struct{}
 	learned map[address]*port
-	largest map[address]int // packet of each machine in bytes, as in LAN.LargestPacket
+	largest map[address]int   // packet of each machine in bytes, as in LAN.LargestPacket
+	sent    map[address]int64 // bytes of each machine, as in LAN.Sent
 }
 
 // port is a place of the switch. Its owner's end of connection speaks QEMU's stream of frames.
@@ -50,7 +51,7 @@ type port struct {
 }
 
 func newFabric(gateway address) *fabric {
-	return &fabric{gateway: gateway, ports: map[*port]struct{}{}, learned: map[address]*port{}, largest: map[address]int{}}
+	return &fabric{gateway: gateway, ports: map[*port]struct{}{}, learned: map[address]*port{}, largest: map[address]int{}, sent: map[address]int64{}}
 }
 
 // attach takes a connection over and switches its frames until it ends.
@@ -121,6 +122,7 @@ func (s *fabric) forward(from *port, f frame) {
 	if source := f.source(); !source.group() {
 		s.learned[source] = from
 		s.largest[source] = max(s.largest[source], len(f)-4-minFrame)
+		s.sent[source] += int64(len(f) - 4)
 	}
 	destination := f.destination()
 	if to := s.learned[destination]; to != nil {
