@@ -96,7 +96,7 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 		e.release()
 		return err
 	}
-	if s.Trusted != nil && !s.baseIsTrusted(e) {
+	if s.Trusted != nil && digest != (manifest.Digest{}) && !s.baseIsTrusted(e) {
 		s.Trusted.Prefetch(e.number)
 	}
 	s.todo <- p // never waits: there are as many places as it has room for

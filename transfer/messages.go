@@ -132,6 +132,7 @@ type shortDigest = [16]byte
 type offer struct {
 	extent  uint32
 	parts   bool
+	look    bool
 	blocks  uint64
 	zero    uint64
 	copied  uint64
@@ -139,8 +140,12 @@ type offer struct {
 	sources []uint32
 }
 
-// offerParts is the flag of an offer that asks for part digests.
-const offerParts = 1
+// The flags of an offer: it asks for part digests, and the sink is to look at what
+// it has before it asks for a block.
+const (
+	offerParts = 1 << iota
+	offerLook
+)
 
 // short returns the digest of a block that is offered and not zero.
 func (m *offer) short(b int) shortDigest {
@@ -151,7 +156,10 @@ func (m *offer) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.extent)
 	var flags byte
 	if m.parts {
-		flags = offerParts
+		flags |= offerParts
+	}
+	if m.look {
+		flags |= offerLook
 	}
 	b = append(b, flags, 0, 0, 0)
 	b = binary.BigEndian.AppendUint64(b, m.blocks)
@@ -173,14 +181,15 @@ func decodeOffer(p []byte, g manifest.Geometry) (m *offer, err error) {
 	}
 	m = &offer{
 		extent: binary.BigEndian.Uint32(p),
-		parts:  p[4] == offerParts,
+		parts:  p[4]&offerParts != 0,
+		look:   p[4]&offerLook != 0,
 		blocks: binary.BigEndian.Uint64(p[8:]),
 		zero:   binary.BigEndian.Uint64(p[16:]),
 		copied: binary.BigEndian.Uint64(p[24:]),
 	}
 	digests, sources := bits.OnesCount64(m.blocks&^m.zero), bits.OnesCount64(m.copied)
 	switch {
-	case p[4]&^offerParts|p[5]|p[6]|p[7] != 0:
+	case p[4]&^(offerParts|offerLook)|p[5]|p[6]|p[7] != 0:
 		return nil, malformed("OFFER", "flags % x", p[4:8])
 	case m.extent >= g.Extents():
 		return nil, malformed("OFFER", "extent %d is beyond the disk's %d", m.extent, g.Extents())

@@ -100,7 +100,7 @@ func Receive(ctx context.Context, spec ReceiveSpec) (ReceiveResult, error) {
 	r.progress.spent(StageLine, stats.WriteBlocked)
 	r.progress.end()
 	r.result.Counters, r.result.Hint = r.progress.Snapshot(), r.assumed.result
-	r.result.Watermark = r.records.taken(r.durable)
+	r.result.Watermark, r.result.Reached = r.records.taken(r.durable), r.reached
 	if err != nil {
 		closeWith(r.Conn, err)
 		return r.result, fmt.Errorf("receive %s: %w", r.Task, err)
@@ -296,9 +296,9 @@ func (r *receiver) offered(ctx context.Context, m *offer) error {
 			r.mu.Unlock()
 			return malformed("OFFER", "extent %d is not scanned yet", m.extent)
 		}
-		if m.blocks != fullBitmap(r.geometry, m.extent) {
+		if m.blocks != fullBitmap(r.geometry, m.extent) || m.look {
 			r.mu.Unlock()
-			return malformed("OFFER", "only blocks %#x of extent %d, to a sink that scans", m.blocks, m.extent)
+			return malformed("OFFER", "only blocks %#x of extent %d, or to be looked at, to a sink that scans", m.blocks, m.extent)
 		}
 		delete(r.scanned, m.extent)
 		r.mu.Unlock()

@@ -74,7 +74,7 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 		length := blockLength(v.geometry, it.number, b)
 		if m.zero>>b&1 == 1 {
 			full := v.hasher.ZeroBlock(length)
-			if !v.Trusted && it.blocks[b] == full {
+			if there>>b&1 == 1 || !v.Trusted && it.blocks[b] == full {
 				same |= 1 << b
 			} else {
 				zero |= 1 << b

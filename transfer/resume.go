@@ -123,13 +123,19 @@ func (r *rootHasher) sum() (manifest.Digest, error) {
 // so that what was written before a cut comes first.
 const resumeChecks = flushBytes / manifest.BlockSize
 
-// there finds offered blocks that were written before a cut and not acknowledged.
-// A scan has seen them; a target that is trusted is read here.
+// there finds offered blocks that were written before a cut and not acknowledged,
+// or that the sender does not know. A scan has seen them; a target that is trusted
+// is read here. Zeroes are written again rather than looked for, but where the
+// sender does not know: there most may be zero already, and written zeroes take
+// space.
 func (v *resolver) there(ctx context.Context, it *item) (blocks uint64, err error) {
-	if v.checks <= 0 {
+	if v.checks <= 0 && !it.offer.look {
 		return 0, nil
 	}
-	listed := it.offer.blocks &^ it.offer.zero
+	listed := it.offer.blocks
+	if !it.offer.look {
+		listed &^= it.offer.zero
+	}
 	read := make([]manifest.Digest, manifest.BlocksPerExtent)
 	group, ctx := newGroup(ctx)
 	next := make(chan int)
@@ -159,11 +165,18 @@ func (v *resolver) there(ctx context.Context, it *item) (blocks uint64, err erro
 	}
 	digest := 0
 	for b := range ones(listed) {
-		if read[b].Short() == it.offer.digests[digest] {
+		want := v.hasher.ZeroBlock(blockLength(v.geometry, it.number, b)).Short()
+		if it.offer.zero>>b&1 == 0 {
+			want = it.offer.digests[digest]
+			digest++
+		}
+		if read[b].Short() == want {
 			it.blocks[b] = read[b]
 			blocks |= 1 << b
 		}
-		digest++
+	}
+	if it.offer.look {
+		return blocks, nil
 	}
 	v.checks -= bits.OnesCount64(listed &^ blocks)
 	if blocks != 0 {

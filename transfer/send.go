@@ -49,7 +49,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 		sessions[i] = s
 		running.Go(func() {
 			err := s.run(ctx)
-			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot(), Watermark: s.records.taken(s.acked.Load()), Sent: s.sent}
+			results[i] = SinkResult{Err: err, Result: s.result, Counters: s.progress.Snapshot(), Watermark: s.records.taken(s.acked.Load()), Sent: s.sent, Reached: s.told.Load()}
 			if err != nil && failures.add() == len(sessions) {
 				cancel(errNoSink)
 			}

@@ -28,14 +28,16 @@ type Conn interface {
 // Baseline is what is known of a disk's content: a cached manifest, or
 // all zeroes. It is used by several goroutines at once.
 type Baseline interface {
-	// Extents holds the digest of every extent, in order. The slice is
-	// not changed by the caller.
+	// Extents holds the digest of every extent, in order. The zero Digest
+	// stands for one that is not known: of what may have been written by a
+	// run that ended badly; the sink looks at it. The slice is not changed
+	// by the caller.
 	Extents() []manifest.Digest
 	// Prefetch says that the block digests of these extents will be asked
 	// for soon. It does not block.
 	Prefetch(extents ...uint32)
-	// Blocks returns the block digests of one extent; it may have to ask
-	// for them over the network.
+	// Blocks returns the block digests of one extent, which is known; it may
+	// have to ask for them over the network.
 	Blocks(ctx context.Context, extent uint32) ([]manifest.Digest, error)
 }
 
@@ -132,6 +134,9 @@ type SinkResult struct {
 	Watermark uint32
 	// Sent has the blocks that were sent of each extent beyond the watermark.
 	Sent map[uint32]uint64
+	// Reached bounds what this attempt may have changed at the sink: nothing at
+	// or above this extent was offered.
+	Reached uint32
 }
 
 // ReceiveSpec is the receiver's side.
@@ -171,6 +176,7 @@ type ReceiveResult struct {
 	Hint     HintResult
 	// Watermark is what the next attempt may have as its Start.
 	Watermark uint32
+	Reached   uint32 // as in SinkResult: nothing at or above it was written
 	// Agreed says that the target has the sender's content, durably, and the
 	// sender's digest over all that was offered is this end's. An error that
 	// comes then is that the sender was maybe not told.
