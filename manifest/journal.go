@@ -86,6 +86,17 @@ func (j *Journal) Records() Changes {
 	}
 }
 
+// Record reads the last record of an extent; ok tells whether there is one.
+func (j *Journal) Record(extent uint32) (r Record, ok bool, err error) {
+	if _, ok := j.offsets[extent]; !ok {
+		return Record{}, false, nil
+	}
+	if r, err = j.read(extent); err != nil {
+		return Record{}, true, fmt.Errorf("journal: extent %d: %w", extent, err)
+	}
+	return r, true, nil
+}
+
 func (j *Journal) read(extent uint32) (Record, error) {
 	encoded, err := readAt(j.r, "record", j.offsets[extent], recordSize(j.geometry.BlocksIn(extent)))
 	if err != nil {

@@ -31,6 +31,6 @@ func (g group) Wait() error { return g.errgroup.Wait() }
 // guard makes an error of a panic.
 func guard(err *error) {
 	if cause := recover(); cause != nil {
-		*err = fmt.Errorf("transfer: a defect of this program: %v\n%s", cause, debug.Stack())
+		*err = fmt.Errorf("%w: %v\n%s", ErrDefect, cause, debug.Stack())
 	}
 }

@@ -71,6 +71,16 @@ var codecs = map[string]struct {
 			return m.append(nil), nil
 		},
 	},
+	"offer-look": {
+		(&offer{extent: 1, look: true, blocks: 1<<32 - 1, zero: 1<<32 - 1}).append(nil),
+		func(p []byte) ([]byte, error) {
+			m, err := decodeOffer(p, sixMiB)
+			if err != nil {
+				return nil, err
+			}
+			return m.append(nil), nil
+		},
+	},
 	"want": {
 		(&want{
 			extent: 1, blocks: 1 << 31, later: 1 << 2, parted: 1 << 31, parts: slices.Repeat([]partDigest{{0x99, 0x99, 0x99, 0x99}}, partsPerBlock),

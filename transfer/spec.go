@@ -229,6 +229,8 @@ var (
 	// ErrCut is a connection that was lost: both ends may be well, and another
 	// attempt can go on from the watermark.
 	ErrCut = errors.New("transfer: the connection was cut")
+	// ErrDefect is a panic.
+	ErrDefect = errors.New("transfer: a defect of this program")
 	// ErrTargetTooSmall is a target smaller than the logical size.
 	ErrTargetTooSmall = errors.New("transfer: target is smaller than the logical size")
 )

@@ -47,6 +47,11 @@ type TaskStatus struct {
 	Counters transfer.Counters `json:"counters"`
 	Sinks    []SinkStatus      `json:"sinks,omitempty"` // of a send, in the specification's order
 	Hint     *HintStatus       `json:"hint,omitempty"`  // of a task with a hint, once it has ended
+	// Reached bounds what a transfer may have written, once it has ended: nothing at or above this extent. nil when that is not known.
+	Reached *uint32 `json:"reached,omitempty"`
+	// Suspect tells, of a task that failed, that something was not as it must be: content that is not what its digest says, a peer that
+	// breaks the protocol, a defect. What was recorded of its disk is then not to be relied upon.
+	Suspect bool `json:"suspect,omitempty"`
 	// Verified is what a verify found, once it is done.
 	Verified *transfer.VerifyResult `json:"verified,omitempty"`
 }

@@ -30,7 +30,9 @@ func (t *task) receive(ctx context.Context, target blockio.Device, tuning transf
 	}
 	for {
 		spec.Conn, spec.Start, spec.Progress = s.conn, s.start, t.attempted()
+		t.begin(s)
 		result, err := transfer.Receive(ctx, spec)
+		t.told(s, result.Reached)
 		t.conclude(result.Root, result.Result, result.Trusted)
 		t.concludeHint(result.Hint)
 		if !t.cut(s, result.Watermark, result.Counters.Written > 0, err) {
@@ -65,6 +67,7 @@ func (t *task) send(ctx context.Context, source blockio.Device, tuning transfer.
 	for {
 		spec := transfer.SendSpec{Source: source, Hint: t.hint, Size: t.spec.Size, Key: t.key, Known: t.knownExtents(), Root: root, Tuning: tuning, Progress: t.attempted()}
 		for _, s := range served {
+			t.begin(s)
 			spec.Sinks = append(spec.Sinks, transfer.SinkSpec{
 				Conn: t.manager.limiter.Conn(s.conn), Task: t.spec.ID, Trusted: t.trustedBy(s), Records: s.records(), Progress: t.attemptedBy(s), Start: s.start, Sent: s.sent,
 			})
@@ -75,6 +78,7 @@ func (t *task) send(ctx context.Context, source blockio.Device, tuning transfer.
 		var cut []*sink
 		for i, r := range result.Sinks {
 			s := served[i]
+			t.told(s, r.Reached)
 			t.mu.Lock()
 			s.err, s.result, s.sent = r.Err, r.Result, r.Sent
 			t.mu.Unlock()

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/understudy-dr/understudy/appliance/control"
+	"github.com/understudy-dr/understudy/netproto"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // status describes the task.
@@ -15,6 +17,7 @@ func (t *task) status() control.TaskStatus {
 		ID: t.spec.ID, Kind: t.spec.Kind, State: t.state, Waiting: t.waiting, Error: message(t.err),
 		Root: t.root, Result: t.result, Trusted: t.trusted, Verified: t.verified, Hint: t.hinted, Counters: t.meter.counters(),
 	}
+	s.Reached, s.Suspect = t.reached(), suspect(t.err)
 	for _, sink := range t.sinks {
 		s.Cuts += sink.cuts
 		if sink.cutCause != nil {
@@ -28,6 +31,45 @@ func (t *task) status() control.TaskStatus {
 		s.Sinks = append(s.Sinks, control.SinkStatus{Error: message(sink.err), Result: sink.result, Counters: sink.meter.counters()})
 	}
 	return s
+}
+
+// reached is the farthest that any of the sinks may have been written. mu is held.
+func (t *task) reached() *uint32 {
+	if !t.state.Ended() || t.spec.Kind == control.KindScan || t.spec.Kind == control.KindVerify {
+		return nil
+	}
+	var farthest uint32
+	for _, s := range t.sinks {
+		if s.working {
+			return nil
+		}
+		farthest = max(farthest, s.reached)
+	}
+	return &farthest
+}
+
+// begin and told stand around an attempt with a sink, which tells how far it reached.
+func (t *task) begin(s *sink) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.working = true
+}
+
+func (t *task) told(s *sink, reached uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.working, s.reached = false, max(s.reached, reached)
+}
+
+// suspect tells a failure after which nothing that was recorded is to be relied upon.
+func suspect(err error) bool {
+	for _, bad := range []error{transfer.ErrDefect, transfer.ErrMismatch, transfer.ErrProtocol, netproto.ErrProtocol} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	remote := (*netproto.RemoteError)(nil)
+	return errors.As(err, &remote) && (remote.Code == transfer.CodeMismatch || remote.Code == netproto.CodeProtocol)
 }
 
 func message(err error) string {

@@ -64,6 +64,8 @@ type sink struct {
 	meter    meter
 	cuts     int
 	cutCause error
+	reached  uint32 // as in control.TaskStatus, but for an attempt
+	working  bool   // which is under way, or did not tell
 }
 
 func newTask(m *Manager, spec control.TaskSpec, key manifest.Key) *task {
@@ -159,7 +161,7 @@ func (t *task) attempt() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			t.manager.options.Log.Error("task panicked", "task", t.spec.ID, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("defect: the task panicked: %v; please report it with the delegate's events", p)
+			err = fmt.Errorf("%w: the task panicked: %v; please report it with the delegate's events", transfer.ErrDefect, p)
 		}
 	}()
 	if err := t.awaitTables(); err != nil {

@@ -87,11 +87,15 @@ func (t *task) verify(ctx context.Context, source blockio.Device, tuning transfe
 }
 
 func (t *task) copy(ctx context.Context, source, target blockio.Device, tuning transfer.Tuning) error {
+	t.begin(t.sinks[0])
 	result, err := transfer.Copy(ctx, transfer.CopySpec{
 		Source: source, Hint: t.hint, Target: target, Size: t.spec.Size, Key: t.key, Trusted: t.trustedBy(t.sinks[0]),
 		Known: t.knownExtents(), Records: t.sinks[0].records(), Start: t.spec.Start, Resumed: t.spec.Resumed, Tuning: tuning, Progress: t.attempted(),
 	})
 	t.concludeHint(result.Hint)
+	if len(result.Sinks) > 0 {
+		t.told(t.sinks[0], result.Sinks[0].Reached)
+	}
 	if err == nil {
 		t.conclude(result.Root, result.Sinks[0].Result, t.spec.Trusted != control.TrustNone)
 		err = result.Sinks[0].Err

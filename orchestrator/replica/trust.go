@@ -20,8 +20,8 @@ const (
 	RungWriters     Rung = "writers"      // no other VM could write to its disks
 	RungOption      Rung = "option"       // the administrator chose to trust
 	RungDirection   Rung = "direction"    // push: with pull it is not available
-	RungDatabase    Rung = "database"     // the state database says clean, with one generation for all disks
-	RungVMMarker    Rung = "vm-marker"    // the replica VM's marker says clean, with that generation
+	RungDatabase    Rung = "database"     // the state database says clean, with one generation for all disks, or dirty by a run whose journal counts
+	RungVMMarker    Rung = "vm-marker"    // the replica VM's marker says the same, with that generation
 	RungDiskMarkers Rung = "disk-markers" // so do the markers of its disks
 	RungKey         Rung = "key"          // the manifests are under the domain's key
 	RungDisks       Rung = "disks"        // same sizes, of the manifests too
@@ -38,6 +38,13 @@ type Evidence struct {
 
 	VM    VMEvidence
 	Disks []DiskEvidence
+	// Unfinished is about the run that the state database says the disks are dirty by; nil: they are not, or it is not known.
+	Unfinished *UnfinishedEvidence
+}
+
+// UnfinishedEvidence is about a run that wrote to the replica and ended without a commit. Its journal tells what it left behind.
+type UnfinishedEvidence struct {
+	Against string // why the journal is not relied upon; empty: it is
 }
 
 // clockDifference is how far the clocks of a pool's hosts may be apart: a start is stamped by the host that it happened on, a
@@ -83,10 +90,12 @@ type ForeignVBD struct {
 
 // Decision is what the evidence comes to.
 type Decision struct {
-	Mode     report.Mode // how the disks are compared, if they may be written
-	Rung     Rung        // trusted: the highest rung that was tested; else the one that failed
-	Cause    string      // in a sentence
-	Untested Rung        // trusted: a rung that could not be tested
+	Mode  report.Mode // how the disks are compared, if they may be written
+	Rung  Rung        // trusted: the highest rung that was tested; else the one that failed
+	Cause string      // in a sentence
+	// Unfinished: trusted for what the last run, which did not commit, noted of it.
+	Unfinished bool
+	Untested   Rung // trusted: a rung that could not be tested
 	// Writable: the replica may be written. When it is not, the run fails and Cause says why.
 	Writable bool
 	// Diverged: somebody used the replica. Its job is held until an administrator has decided.
@@ -102,10 +111,14 @@ func Trust(e Evidence) Decision {
 		}
 		return failed(step.rung, cause)
 	}
-	return Decision{
+	d := Decision{
 		Mode: report.Trusted, Rung: ladder[len(ladder)-1].rung, Untested: RungEmptyLeaf, Writable: true,
 		Cause: "every rung that can be tested holds; not tested: " + string(RungEmptyLeaf),
 	}
+	if e.Disks[0].RecordedState.Dirty {
+		d.Unfinished, d.Cause = true, "the last run did not commit, and its journal tells what it left behind; "+d.Cause
+	}
+	return d
 }
 
 // Unused tests RungPower alone: whether the replica is halted and was not started since vm.LastCommit. Of vm it takes
@@ -230,10 +243,12 @@ func testDatabase(e Evidence) string {
 		switch state := d.RecordedState; {
 		case !state.Valid():
 			return fmt.Sprintf("the state database knows of no commit of disk %s", d.Disk)
-		case state.Dirty:
+		case state.Dirty && e.Unfinished == nil:
 			return fmt.Sprintf("the last run that wrote to disk %s did not commit", d.Disk)
+		case state.Dirty && e.Unfinished.Against != "":
+			return fmt.Sprintf("the last run that wrote to disk %s did not commit, and its journal does not count: %s", d.Disk, e.Unfinished.Against)
 		case state != e.Disks[0].RecordedState:
-			return fmt.Sprintf("disk %s and disk %s were committed by different runs", e.Disks[0].Disk, d.Disk)
+			return fmt.Sprintf("disk %s and disk %s were last written by different runs", e.Disks[0].Disk, d.Disk)
 		}
 	}
 	return ""
@@ -252,9 +267,9 @@ func testDiskMarkers(e Evidence) string {
 	return ""
 }
 
-// disagrees compares the state in the database with that of a marker.
+// disagrees compares the state in the database with that of a marker. Dirty is one that testDatabase lets pass.
 func disagrees(what string, recorded, marked manifest.State) string {
-	if manifest.Trusted(recorded, marked) {
+	if recorded == marked && marked.Valid() {
 		return ""
 	}
 	if !marked.Valid() {

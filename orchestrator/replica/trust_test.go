@@ -56,6 +56,26 @@ func TestTrustWhenAllHolds(t *testing.T) {
 	}
 }
 
+// unfinished makes of sound evidence that of a run which ended badly.
+func unfinished(e *replica.Evidence) {
+	e.Unfinished, e.VM.Marker.State = &replica.UnfinishedEvidence{}, dirty
+	for i := range e.Disks {
+		e.Disks[i].RecordedState, e.Disks[i].Marker.State = dirty, dirty
+	}
+}
+
+func TestTrustAfterARunThatDidNotCommit(t *testing.T) {
+	e := sound()
+	unfinished(&e)
+	if d := replica.Trust(e); d.Mode != report.Trusted || !d.Unfinished || !strings.Contains(d.Cause, "did not commit") {
+		t.Errorf("decision %+v", d)
+	}
+	e.Option = report.TrustVerify
+	if d := replica.Trust(e); d.Mode != report.Untrusted || d.Rung != replica.RungOption {
+		t.Errorf("without the option: %+v", d)
+	}
+}
+
 type spoiled struct {
 	spoil func(*replica.Evidence)
 	rung  replica.Rung
@@ -100,6 +120,18 @@ var spoiledEvidence = map[string]spoiled{
 	"two generations": {func(e *replica.Evidence) {
 		e.Disks[1].RecordedState, e.Disks[1].Marker.State = otherClean, otherClean
 	}, replica.RungDatabase, "different runs"},
+	"unfinished, against": {func(e *replica.Evidence) {
+		unfinished(e)
+		e.Unfinished.Against = "the host was rebooted"
+	}, replica.RungDatabase, "rebooted"},
+	"unfinished, unknown":       {func(e *replica.Evidence) { unfinished(e); e.Unfinished = nil }, replica.RungDatabase, "disk 0 did not commit"},
+	"unfinished, not all disks": {func(e *replica.Evidence) { unfinished(e); e.Disks[1].RecordedState = clean }, replica.RungDatabase, "different runs"},
+	"unfinished, VM clean":      {func(e *replica.Evidence) { unfinished(e); e.VM.Marker.State = clean }, replica.RungVMMarker, "clean:"},
+	"unfinished, disk clean":    {func(e *replica.Evidence) { unfinished(e); e.Disks[1].Marker.State = clean }, replica.RungDiskMarkers, "disk 1"},
+	"unfinished, disk of another run": {func(e *replica.Evidence) {
+		unfinished(e)
+		e.Disks[1].Marker.State = manifest.State{Dirty: true, Generation: otherClean.Generation}
+	}, replica.RungDiskMarkers, "disk 1"},
 	"database restored": {func(e *replica.Evidence) {
 		e.Disks[0].RecordedState, e.Disks[1].RecordedState = otherClean, otherClean
 	}, replica.RungVMMarker, "the replica VM says"},

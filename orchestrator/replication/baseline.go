@@ -19,7 +19,13 @@ func (r *run) markDirty(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.store.SetDirty(ctx, r.record.ID, r.generation); err != nil {
+	var kept []string
+	for _, d := range r.disks {
+		if d.plan.Baseline == BaselineManifest {
+			kept = append(kept, d.plan.Disk)
+		}
+	}
+	if err := r.store.SetDirty(ctx, r.record.ID, r.generation, kept...); err != nil {
 		return err
 	}
 	dirty := manifest.State{Dirty: true, Generation: r.generation}
@@ -96,7 +102,10 @@ func (d *diskRun) open(ctx context.Context) (err error) {
 	default:
 		return err
 	}
-	if d.known, err = d.knownExtents(ctx); err != nil {
+	if d.past, err = d.store.ReadJournal(ctx, d.record.ID, d.plan.Disk); err != nil {
+		return err
+	}
+	if d.known, err = d.knownExtents(); err != nil {
 		return err
 	}
 	d.journal, err = d.store.OpenJournal(ctx, d.record.ID, d.plan.Disk)
@@ -105,8 +114,8 @@ func (d *diskRun) open(ctx context.Context) (err error) {
 
 // knownExtents are the extent digests that the state directory can give the block digests of: those of the cached manifest
 // under what was journalled since, or those of zeroes on a fresh disk. nil when there are none. An extent that is not known has
-// the zero Digest, which no content has.
-func (d *diskRun) knownExtents(ctx context.Context) ([]manifest.Digest, error) {
+// the zero Digest, which no content has: so do those that a run which ended badly may have written, where the others are trusted.
+func (d *diskRun) knownExtents() ([]manifest.Digest, error) {
 	geometry := manifest.Geometry{Size: d.plan.Size}
 	hasher := d.store.Installation().DigestKey.NewHasher()
 	if d.plan.Baseline == BaselineZero {
@@ -123,18 +132,31 @@ func (d *diskRun) knownExtents(ctx context.Context) ([]manifest.Digest, error) {
 			known[e] = extents[e]
 		}
 	}
-	journal, err := d.store.ReadJournal(ctx, d.record.ID, d.plan.Disk)
-	if err != nil {
-		return nil, err
-	}
-	defer journal.Close()
-	for record, err := range journal.Records() {
+	for record, err := range d.past.Records() {
 		if err != nil {
 			return nil, err
 		}
 		known[record.Extent] = hasher.Extent(record.Blocks)
 	}
+	if d.plan.Baseline == BaselineManifest {
+		for _, s := range d.past.Doubts(d.generation, geometry.Extents()) {
+			clear(known[s.From:s.To])
+		}
+	}
 	return known, nil
+}
+
+// blocks are the block digests of an extent of known.
+func (d *diskRun) blocks(extent uint32) ([]manifest.Digest, error) {
+	record, ok, err := d.past.Record(extent)
+	if ok || err != nil {
+		return record.Blocks, err
+	}
+	blocks, err := d.base.BlockDigests(extent)
+	if err != nil {
+		return nil, fmt.Errorf("the cached manifest: %w", err)
+	}
+	return blocks, nil
 }
 
 // compose makes the manifest that the run leads to, durably, and checks that it is that of what was read.

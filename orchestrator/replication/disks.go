@@ -23,8 +23,9 @@ type diskRun struct {
 	uuid                       string   // of that
 	sourceNumber, targetNumber int      // positions in the delegates
 
-	base     *state.View       // the cached manifest; nil: none, or none that counts
-	known    []manifest.Digest // extent digests against which the transfer reports; nil: every extent is reported
+	base     *state.View        // the cached manifest; nil: none, or none that counts
+	past     *state.JournalView // what was journalled before this transfer
+	known    []manifest.Digest  // extent digests against which the transfer reports; nil: every extent is reported
 	journal  *state.Journal
 	manifest state.Manifest // what the run leads to
 	moved    bool           // the manifest is there
@@ -32,6 +33,7 @@ type diskRun struct {
 	start   uint32          // extent from which the next transfer goes on
 	resumed bool            // an earlier transfer of this run may have written beyond it
 	before  report.Counters // of those transfers
+	reach   uint32          // no transfer of this run has written at or above it
 }
 
 // close gives back what the disk holds open in the state directory.
@@ -39,6 +41,10 @@ func (d *diskRun) close() error {
 	if d.base != nil {
 		d.base.Close()
 		d.base = nil
+	}
+	if d.past != nil {
+		d.past.Close()
+		d.past = nil
 	}
 	if d.journal == nil {
 		return nil

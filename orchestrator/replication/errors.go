@@ -12,6 +12,8 @@ var (
 	ErrNoRestorePoint = errors.New("the replica has no restore point with a manifest: replicate it once")
 	// ErrMismatch says that what the two ends of a transfer found, or what was composed of it, does not agree.
 	ErrMismatch = errors.New("the ends of the transfer do not agree")
+	// errSuspect says that a task found something that cannot be so.
+	errSuspect = errors.New("nothing that is noted of the disk is relied upon any more")
 	// ErrChanged says that the VM or its replica changed between the look at the pools and the work.
 	ErrChanged = errors.New("it changed while the run began: run it again")
 )

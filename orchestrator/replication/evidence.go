@@ -143,6 +143,9 @@ func (s *subject) evidenceOf(ctx context.Context, store *state.Store, g gatherer
 	}
 	e := g.evidence(disks)
 	e.Option, e.Direction, e.KeyID = s.request.trust(), s.request.Direction, store.Installation().DigestKey.ID()
+	if e.Unfinished, err = s.unfinished(ctx, store); err != nil {
+		return replica.Evidence{}, err
+	}
 	for i := range e.Disks {
 		header := headers[e.Disks[i].Disk]
 		e.Disks[i].ManifestKey, e.Disks[i].ManifestSize = header.KeyID, header.Geometry.Size

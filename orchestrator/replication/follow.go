@@ -47,6 +47,8 @@ func followBy(
 			return status, nil
 		case seen == control.StateCancelled && ctx.Err() == nil:
 			return status, fmt.Errorf("%w: the %s on delegate %s: %s", errEndedElsewhere, status.Kind, client.Address(), status.Error)
+		case seen.Ended() && status.Suspect:
+			return status, fmt.Errorf("%w: the %s on delegate %s %s: %s", errSuspect, status.Kind, client.Address(), seen, status.Error)
 		case seen.Ended():
 			return status, fmt.Errorf("the %s on delegate %s %s: %s", status.Kind, client.Address(), seen, status.Error)
 		}
@@ -180,7 +182,7 @@ func (t *transferRun) serveWanted(ctx context.Context) error {
 		}
 		sequence = page.Sequence
 		if len(page.Extents) > 0 {
-			records, err := t.blocks(page.Extents)
+			records, err := t.recordsOf(page.Extents)
 			if err != nil {
 				return err
 			}
@@ -206,13 +208,13 @@ func ended(err error) bool {
 	return errors.As(err, &answer) && answer.Code == control.CodeConflict
 }
 
-// blocks reads the block digests of extents from the cached manifest.
-func (t *transferRun) blocks(extents []uint32) ([]manifest.Record, error) {
+// recordsOf reads the block digests of extents from the journal and the cached manifest.
+func (t *transferRun) recordsOf(extents []uint32) ([]manifest.Record, error) {
 	records := make([]manifest.Record, 0, len(extents))
 	for _, e := range extents {
-		blocks, err := t.base.BlockDigests(e)
+		blocks, err := t.diskRun.blocks(e)
 		if err != nil {
-			return nil, fmt.Errorf("the cached manifest: %w", err)
+			return nil, err
 		}
 		records = append(records, manifest.Record{Extent: e, Blocks: blocks})
 	}

@@ -30,6 +30,7 @@ type subject struct {
 	standby      *standby      // the replica in the pool; nil: there is none
 	standbyDisks map[string]inventory.Disk
 	decision     replica.Decision
+	restsOn      []report.Host // that an unfinished run wrote to the replica on
 	notes        []Note
 	plan         Plan
 }
@@ -176,7 +177,7 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 		return err
 	}
 	if s.decision = replica.Trust(evidence); s.decision.Writable {
-		return nil
+		return s.noteUnfinished(ctx, store)
 	}
 	held := s.held(s.standby.vm.UUID, s.decision)
 	return errors.Join(held, s.place()) // whatever else is wrong is found too

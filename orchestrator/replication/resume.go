@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/placement"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -159,9 +160,12 @@ func (r *run) placeAgain(ctx context.Context) error {
 // has rebooted since: what a host has flushed reached the storage behind it, not always the platter. When it counts no more, all
 // disks are read and compared from the beginning, under a new generation.
 func (r *run) rewind(ctx context.Context) error {
-	cause, err := r.rebooted(ctx)
+	cause, err := rebooted(ctx, r.target, r.report.copy().TargetHosts)
 	if err != nil {
 		return err
+	}
+	if cause != "" {
+		r.report.change(func(run *report.Run) { run.TargetHosts = nil }) // nothing rests on them any more
 	}
 	if err := r.noteHost(ctx); err != nil {
 		return err
@@ -233,7 +237,7 @@ func (r *run) startOver(ctx context.Context, cause string) error {
 		return err
 	}
 	for _, d := range r.disks {
-		d.start, d.resumed = 0, true
+		d.start, d.resumed, d.reach = 0, true, 0
 	}
 	return nil
 }
@@ -256,25 +260,24 @@ func (r *run) noteHost(ctx context.Context) error {
 	return nil
 }
 
-// rebooted tells why the watermarks count no more; empty when they do.
-func (r *run) rebooted(ctx context.Context) (cause string, err error) {
-	known := r.report.copy().TargetHosts
+// rebooted tells why what was durable on these hosts of a pool may be so no more; empty when it is.
+func rebooted(ctx context.Context, pool *delegate.Pool, known []report.Host) (cause string, err error) {
 	if len(known) == 0 {
 		return "it is not known on which host the target's delegate ran", nil
 	}
 	for _, host := range known {
-		ref, err := xapi.GetByUUID(ctx, r.target.API, "host", host.UUID)
+		ref, err := xapi.GetByUUID(ctx, pool.API, "host", host.UUID)
 		if xapi.IsCode(err, codeUUIDInvalid) {
 			return fmt.Sprintf("host %s, which wrote to the target, left its pool", host.Name), nil
 		} else if err != nil {
 			return "", err
 		}
-		now, err := bootOf(ctx, r.target.API, ref)
+		now, err := bootOf(ctx, pool.API, ref)
 		switch {
 		case err != nil:
 			return "", err
 		case host.Boot == "" || now.Boot == "":
-			return fmt.Sprintf("pool %s does not tell when host %s booted", r.target.Name, host.Name), nil
+			return fmt.Sprintf("pool %s does not tell when host %s booted", pool.Name, host.Name), nil
 		case host.Boot != now.Boot:
 			return fmt.Sprintf("host %s, which wrote to the target, was rebooted", host.Name), nil
 		}

@@ -114,7 +114,7 @@ func (r *run) execute(ctx context.Context) error {
 		{"", r.prepareTarget},
 		{report.PhaseSpawn, r.spawn},
 		{"", r.checkAgain},
-		{"", r.noteHost},
+		{"", r.noteHosts},
 		{report.PhaseTransfer, r.markDirty},
 		{"", r.transfer},
 		{report.PhaseVerify, r.readBack},
@@ -141,6 +141,9 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 	cancelled := ctx.Err() != nil
 	ctx = context.WithoutCancel(ctx)
 	r.report.phase(report.PhaseCleanup)
+	if failure != nil {
+		failure = errors.Join(failure, r.leaveJournals(ctx, failure))
+	}
 	for _, d := range r.disks {
 		if err := d.close(); err != nil {
 			r.report.event("left-behind", "disk %s: %v", d.plan.Disk, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -100,7 +101,7 @@ func (r *run) diskOf(plan *DiskPlan, was report.Disk) *diskRun {
 		plan.Baseline = BaselineManifest
 	}
 	standby := r.standbyDisks[plan.Disk]
-	return &diskRun{run: r, plan: *plan, vdi: standby.VDIRef, uuid: standby.VDI.UUID}
+	return &diskRun{run: r, plan: *plan, vdi: standby.VDIRef, uuid: standby.VDI.UUID, reach: math.MaxUint32} // nobody knows how far it came
 }
 
 // findMade finds the clones that the dead run made of its snapshot, and what it had not yet recorded as kept.

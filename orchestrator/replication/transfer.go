@@ -166,6 +166,7 @@ func (t *transferRun) run(ctx context.Context) error {
 
 	if err := t.start(work); err != nil {
 		t.cancel(ctx)
+		t.bound()
 		return err
 	}
 	fail := func(err error) {
@@ -186,6 +187,7 @@ func (t *transferRun) run(ctx context.Context) error {
 	failure := context.Cause(work)
 	if failure != nil {
 		t.cancel(ctx)
+		t.bound()
 		defer time.AfterFunc(cancelTimeout, stopDrain).Stop()
 	}
 	helpers.Wait()
@@ -221,9 +223,14 @@ func (t *transferRun) cancel(ctx context.Context) {
 	var group sync.WaitGroup
 	for _, e := range t.ends() {
 		group.Go(func() {
-			if _, err := e.delegate.Control().CancelTask(ctx, e.spec.ID); err != nil {
+			status, err := e.delegate.Control().CancelTask(ctx, e.spec.ID)
+			if err != nil {
 				t.log.Info("a task could not be cancelled", "disk", t.plan.Disk, "delegate", e.delegate.Name(), "cause", err)
+				return
 			}
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			e.status = status
 		})
 	}
 	group.Wait()

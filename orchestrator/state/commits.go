@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -13,8 +14,9 @@ import (
 
 // SetDirty records, durably and for all disks of a replica at once, that a run with this generation is about to write to
 // them, and opens a journal segment for each. Nothing may be written to a target before SetDirty has returned. Repeating
-// it for the same generation, after a restart, changes nothing. Only the owner of the replica's unfinished run may.
-func (s *Store) SetDirty(ctx context.Context, replica string, generation manifest.Generation) error {
+// it for the same generation, after a restart, changes nothing. kept names the disks whose content is known and relied upon; see
+// Segment.Kept. Only the owner of the replica's unfinished run may.
+func (s *Store) SetDirty(ctx context.Context, replica string, generation manifest.Generation, kept ...string) error {
 	what := fmt.Sprintf("marking replica %s dirty", replica)
 	state := manifest.State{Dirty: true, Generation: generation}
 	if !state.Valid() {
@@ -29,7 +31,7 @@ func (s *Store) SetDirty(ctx context.Context, replica string, generation manifes
 			return errors.New("it has no disks")
 		}
 		for _, d := range disks {
-			if err := beginSegment(ctx, tx, replica, d.Disk, generation); err != nil {
+			if err := beginSegment(ctx, tx, replica, d.Disk, generation, slices.Contains(kept, d.Disk)); err != nil {
 				return err
 			}
 		}

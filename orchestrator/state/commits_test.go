@@ -118,6 +118,8 @@ func TestOnlyTheOwnerChangesAReplica(t *testing.T) {
 	}
 	journal := reopen(t, store, replica.ID)
 	changes["Append"] = func() error { return journal.Append(ctx, 1) }
+	changes["Bound"] = func() error { return journal.Bound(ctx, 1) }
+	changes["VoidJournals"] = func() error { return store.VoidJournals(ctx, replica.ID) }
 	giveAway(t, dirs, run)
 	refused("in another's run")
 	delete(changes, "Append") // its journal closed with the first refusal

@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -19,9 +21,15 @@ type Segment struct {
 	// Watermark: every extent below it is settled and durable on the target, as far as this generation is concerned. At
 	// and above it, extents that are not journalled may hold old content, new content, or a mixture.
 	Watermark uint32
-	start     int64
-	length    int64
+	// Reach: the generation wrote nothing at or above this extent. unbounded when that is not known.
+	Reach uint32
+	// Kept: what the generation did not write holds what was known before it. Else nothing is known of it.
+	Kept   bool
+	start  int64
+	length int64
 }
+
+const unbounded = math.MaxUint32
 
 // Journal appends the new block digests of one disk run. Use it from one goroutine at a time; Close may be called from
 // another.
@@ -37,7 +45,8 @@ type Journal struct {
 }
 
 // OpenJournal opens the journal of a disk for the generation that SetDirty recorded, and cuts off what a crash left behind
-// the last acknowledged record. Only the owner of the replica's unfinished run may.
+// the last acknowledged record. From here on the segment's Reach is not known, until Bound tells it. Only the owner of the
+// replica's unfinished run may.
 func (s *Store) OpenJournal(ctx context.Context, replica, disk string) (*Journal, error) {
 	j := &Journal{store: s, replica: replica, disk: disk}
 	what := fmt.Sprintf("opening the journal of disk %s of replica %s", disk, replica)
@@ -55,7 +64,9 @@ func (s *Store) OpenJournal(ctx context.Context, replica, disk string) (*Journal
 		}
 		last := segments[len(segments)-1]
 		j.geometry, j.generation, j.end = manifest.Geometry{Size: d.LogicalSize}, last.Generation, last.start+last.length
-		return nil
+		_, err = tx.ExecContext(ctx, `UPDATE journal_segments SET reach = NULL WHERE replica = ? AND disk = ? AND generation = ?`,
+			replica, disk, j.generation.String())
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -155,6 +166,27 @@ func (j *Journal) append(ctx context.Context, watermark uint32, records []manife
 	return nil
 }
 
+// Bound tells how far the journal's generation has written; see Segment.Reach. Nothing may be written beyond it thereafter.
+func (j *Journal) Bound(ctx context.Context, reach uint32) error {
+	return j.store.writeReplica(ctx, fmt.Sprintf("bounding what was written to disk %s of replica %s", j.disk, j.replica), j.replica, func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx, `UPDATE journal_segments SET reach = ? WHERE replica = ? AND disk = ? AND generation = ?`,
+			reach, j.replica, j.disk, j.generation.String())
+		if err != nil {
+			return err
+		}
+		return changedOne(result, "the journal's segment")
+	})
+}
+
+// VoidJournals has nothing that was written to a replica since its last commit be known: what was found wrong speaks against it.
+// Only the owner of the replica's unfinished run may.
+func (s *Store) VoidJournals(ctx context.Context, replica string) error {
+	return s.writeReplica(ctx, "voiding the journals of replica "+replica, replica, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE journal_segments SET watermark = 0, kept = 0, reach = NULL WHERE replica = ?`, replica)
+		return err
+	})
+}
+
 // Close closes the file. What was appended stays until the disk is committed.
 func (j *Journal) Close() error {
 	j.mu.Lock()
@@ -180,6 +212,30 @@ type JournalView struct {
 
 // Close closes the file, which was only read.
 func (v *JournalView) Close() { _ = v.file.Close() }
+
+// Span is a range of extents, To not included.
+type Span struct{ From, To uint32 }
+
+// Doubts lists the extents of which it is not known what they hold, by what the generations before the given one left behind, or
+// all generations when it is not in the journal. The others hold what the manifest says under the journal's records. Spans may
+// overlap.
+func (v *JournalView) Doubts(before manifest.Generation, extents uint32) []Span {
+	var doubts []Span
+	for _, s := range v.Segments {
+		if s.Generation == before {
+			break
+		}
+		if !s.Kept {
+			doubts = []Span{{To: extents}}
+		}
+		doubts = append(doubts, Span{To: min(s.Reach, extents)})
+		for i := range doubts {
+			doubts[i].From = max(doubts[i].From, s.Watermark)
+		}
+		doubts = slices.DeleteFunc(doubts, func(d Span) bool { return d.From >= d.To })
+	}
+	return doubts
+}
 
 // ReadJournal opens a disk's journal for reading. Nothing that was acknowledged may be missing or damaged: that is a
 // manifest.ErrCorrupt, and the disk must be scanned. Records that were being written when a process died do not show.
@@ -219,8 +275,9 @@ func (s *Store) ReadJournal(ctx context.Context, replica, disk string) (*Journal
 	return &JournalView{Journal: records, Segments: segments, file: f}, nil
 }
 
-// beginSegment opens a generation's segment at the end of the journal, unless it is the one that is open.
-func beginSegment(ctx context.Context, tx *sql.Tx, replica, disk string, generation manifest.Generation) error {
+// beginSegment opens a generation's segment at the end of the journal, unless it is the one that is open. Nothing is written before
+// OpenJournal.
+func beginSegment(ctx context.Context, tx *sql.Tx, replica, disk string, generation manifest.Generation, kept bool) error {
 	segments, err := segmentsOf(ctx, tx, replica, disk)
 	if err != nil {
 		return err
@@ -234,8 +291,8 @@ func beginSegment(ctx context.Context, tx *sql.Tx, replica, disk string, generat
 		end = last.start + last.length
 	}
 	_, err = tx.ExecContext(ctx,
-		`INSERT INTO journal_segments (replica, disk, sequence, generation, start, length, watermark) VALUES (?, ?, ?, ?, ?, 0, 0)`,
-		replica, disk, len(segments), generation.String(), end)
+		`INSERT INTO journal_segments (replica, disk, sequence, generation, start, length, watermark, reach, kept) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?)`,
+		replica, disk, len(segments), generation.String(), end, kept)
 	if isUnique(err) {
 		return fmt.Errorf("generation %s wrote to disk %s before another one did: draw a new generation", generation, disk)
 	}
@@ -244,12 +301,12 @@ func beginSegment(ctx context.Context, tx *sql.Tx, replica, disk string, generat
 
 func segmentsOf(ctx context.Context, q querier, replica, disk string) ([]Segment, error) {
 	return queryAll(ctx, q, scanSegment,
-		`SELECT generation, watermark, start, length FROM journal_segments WHERE replica = ? AND disk = ? ORDER BY sequence`, replica, disk)
+		`SELECT generation, watermark, coalesce(reach, ?), kept, start, length FROM journal_segments WHERE replica = ? AND disk = ? ORDER BY sequence`, unbounded, replica, disk)
 }
 
 func scanSegment(scan scanFunc) (g Segment, err error) {
 	var generation string
-	if err := scan(&generation, &g.Watermark, &g.start, &g.length); err != nil {
+	if err := scan(&generation, &g.Watermark, &g.Reach, &g.Kept, &g.start, &g.length); err != nil {
 		return Segment{}, err
 	}
 	g.Generation, err = manifest.ParseGeneration(generation)

@@ -17,6 +17,8 @@ BEGIN;
 ALTER TABLE pools DROP COLUMN delegate_gateway;
 ALTER TABLE pools DROP COLUMN delegate_mtu;
 ALTER TABLE replicas DROP COLUMN samples;
+ALTER TABLE journal_segments DROP COLUMN reach;
+ALTER TABLE journal_segments DROP COLUMN kept;
 CREATE TABLE old_runs (
     id TEXT PRIMARY KEY, replica TEXT NOT NULL REFERENCES replicas (id) ON DELETE CASCADE, kind TEXT NOT NULL, state TEXT NOT NULL,
     owner TEXT NOT NULL, started TEXT NOT NULL, finished TEXT NOT NULL, error TEXT NOT NULL, report TEXT NOT NULL

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
 
@@ -131,6 +132,18 @@ func (s *Store) Runs(ctx context.Context, limit int) ([]Run, error) {
 		return nil, fmt.Errorf("listing runs: %w", err)
 	}
 	return runs, nil
+}
+
+// RunOf reads the run of a replica that marked it with a generation; ErrNotFound.
+func (s *Store) RunOf(ctx context.Context, replica string, g manifest.Generation) (Run, error) {
+	runs, err := queryAll(ctx, s.db, scanRun, selectRuns+`WHERE replica = ? AND json_extract(report, '$.generation') = ?`, replica, g.String())
+	if err != nil {
+		return Run{}, fmt.Errorf("looking for the run of generation %s: %w", g, err)
+	}
+	if len(runs) == 0 {
+		return Run{}, fmt.Errorf("run of generation %s: %w", g, ErrNotFound)
+	}
+	return runs[0], nil
 }
 
 // PendingRuns lists, the oldest first, the runs that recovery must look at: those that have not ended, and those that have
