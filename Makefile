@@ -102,7 +102,7 @@ fuzz: ## every fuzz target for a while each (FUZZ=30s)
 	hack/fuzz $(FUZZ)
 
 chaos: ## random writes of a guest against cuts, failing disks and crashes, for minutes (CHAOS=3m)
-	$(GO) test -race -count=1 -timeout 0 -run TestChaos -v ./transfer -chaos $(CHAOS)
+	$(GO) test -race -count=1 -timeout 0 -run TestChaos -v ./transfer ./orchestrator/replication -chaos $(CHAOS)
 
 vuln: ## known vulnerabilities, where the database can be reached
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.8.0 ./...

@@ -171,7 +171,7 @@ func TestRefused(t *testing.T) {
 		"negative size":           {"open", change("open", 8, 0x80)},
 		"size of zero":            {"open", change("open", 13, 0)},
 		"extent beyond":           {"offer", change("offer", 3, 2)},
-		"unknown flag":            {"offer", change("offer", 4, 2)},
+		"unknown flag":            {"offer", change("offer", 4, 4)},
 		"reserved byte of OFFER":  {"offer", change("offer", 7, 1)},
 		"block beyond":            {"offer", change("offer", 8, 0x80)},
 		"zero not offered":        {"offer", change("offer", 22, 0x01)},

@@ -29,6 +29,8 @@ type diskRun struct {
 	journal  *state.Journal
 	manifest state.Manifest // what the run leads to
 	moved    bool           // the manifest is there
+	// readBackDone: what is to be read back of it was, and is right
+	readBackDone bool
 
 	start   uint32          // extent from which the next transfer goes on
 	resumed bool            // an earlier transfer of this run may have written beyond it

@@ -24,6 +24,8 @@
 //     same record serves the process that recovers after a crash (Engine.Recover).
 //   - A run whose line, delegates or process are lost goes on from what is durable, with the snapshot that it had taken, for as
 //     long as no host of the target was rebooted since; else everything is read and compared.
+//   - The run after one that ended badly relies on what that one had noted, and reads what is in doubt; see unfinished.go. Without
+//     the wish to trust, or where anything speaks against it, everything is read and compared.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication

@@ -46,6 +46,8 @@ type Engine struct {
 	SpawnTimeout time.Duration
 	// Dial connects to delegates; nil: by net.Dialer. See control.ClientOptions.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// line gives the address by which one delegate dials another; nil: its own. A line that breaks may stand between them.
+	line func(address string) (string, error)
 }
 
 // Request says what is to be replicated, and how.

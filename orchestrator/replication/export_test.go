@@ -6,6 +6,9 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
 
+// SetLine has delegates dial one another by what line makes of their addresses.
+func (e *Engine) SetLine(line func(address string) (string, error)) { e.line = line }
+
 // ReplicateWith is Replicate with something that happens between the look at the pools and the run.
 func (e *Engine) ReplicateWith(ctx context.Context, request Request, between func()) (report.Run, error) {
 	s, err := e.resolve(ctx, request)

@@ -60,18 +60,36 @@ func (r *run) readBack(ctx context.Context) error {
 		sample = transfer.Sample{Every: sampleEvery, First: uint32(r.record.Samples % sampleEvery)}
 		r.samples = 1
 	}
+	return r.persevere(ctx, func(ctx context.Context) error {
+		if err := r.moveDisks(ctx); err != nil { // again, if a host was rebooted since
+			return err
+		}
+		return r.readBackDisks(ctx, sample)
+	})
+}
+
+// readBackDisks reads back the disks that have not been read back.
+func (r *run) readBackDisks(ctx context.Context, sample transfer.Sample) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelDisks)
 	for _, d := range r.disks {
+		if d.readBackDone {
+			continue
+		}
 		group.Go(func() error {
 			if err := d.readBack(groupCtx, sample); err != nil {
 				r.report.disk(d.plan.Disk, func(disk *report.Disk) { disk.State = report.DiskFailed })
 				return err
 			}
+			d.readBackDone = true
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return err
 }
 
 func (d *diskRun) readBack(ctx context.Context, sample transfer.Sample) error {
@@ -84,13 +102,12 @@ func (d *diskRun) readBack(ctx context.Context, sample transfer.Sample) error {
 		return err
 	}
 	defer view.Close()
-	client := d.delegates.target.Control()
 	spec := control.TaskSpec{
 		ID: d.id + "." + d.plan.Disk + ".read-back", Kind: control.KindVerify, Device: d.targetNumber, Size: d.plan.Size,
 		KeyID: d.store.Installation().DigestKey.ID(), Known: true, Sample: sample,
 	}
 	spec.Tuning.Parallel = min(len(d.disks), parallelDisks)
-	status, err := d.verifyTask(ctx, client, spec, sample.Of(view.Extents()))
+	status, err := d.verifyTask(ctx, spec, sample.Of(view.Extents()))
 	if err != nil {
 		return fmt.Errorf("disk %s: read back: %w", d.plan.Disk, err)
 	}
@@ -109,15 +126,23 @@ func (d *diskRun) readBack(ctx context.Context, sample transfer.Sample) error {
 	return damaged
 }
 
-// verifyTask runs a task of kind verify to its end.
-func (d *diskRun) verifyTask(ctx context.Context, client *control.Client, spec control.TaskSpec, want []manifest.Digest) (control.TaskStatus, error) {
-	if _, err := client.StartTask(ctx, spec); err != nil {
-		return control.TaskStatus{}, err
-	}
-	err := client.PutKnown(ctx, spec.ID, want)
-	var status control.TaskStatus
+// verifyTask runs a task of kind verify to its end. It is a *lostError when its delegate is gone.
+func (d *diskRun) verifyTask(ctx context.Context, spec control.TaskSpec, want []manifest.Digest) (status control.TaskStatus, err error) {
+	target := d.delegates.target
+	client := target.Control()
+	ask := func(call func() error) error { return d.ask(ctx, target, call) }
+	err = ask(func() error {
+		_, err := client.StartTask(ctx, spec)
+		return err
+	})
 	if err == nil {
-		status, err = follow(ctx, client, spec.ID, func(control.TaskStatus) {})
+		err = ask(func() error { return client.PutKnown(ctx, spec.ID, want) })
+	}
+	if err == nil {
+		status, err = followBy(ctx, client, spec.ID, func(control.TaskStatus) {}, ask)
+	}
+	if errors.Is(err, errEndedElsewhere) {
+		err = &lostError{delegate: target.Name(), cause: err}
 	}
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)

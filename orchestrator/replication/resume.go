@@ -24,14 +24,17 @@ const (
 	maxIdleLosses = 10
 )
 
-// transfer moves all disks. When delegates are lost it replaces them and goes on from the watermark, until the resume window has
-// passed without its coming further.
-func (r *run) transfer(ctx context.Context) error {
+// transfer moves all disks.
+func (r *run) transfer(ctx context.Context) error { return r.persevere(ctx, r.moveDisks) }
+
+// persevere does work for which delegates are needed. When delegates are lost it replaces them and has the work go on, until the
+// resume window has passed without the run's coming further.
+func (r *run) persevere(ctx context.Context, work func(context.Context) error) error {
 	stop := r.saveOften(ctx)
 	defer stop()
 	since, reached, idle := time.Now(), uint64(0), 0
 	for {
-		err := r.moveDisks(ctx)
+		err := work(ctx)
 		var lost *lostError
 		if err == nil || ctx.Err() != nil || !errors.As(err, &lost) || r.engine.resumeWindow() == 0 {
 			return err
@@ -75,13 +78,16 @@ func (r *run) saveOften(ctx context.Context) (stop func()) {
 	}
 }
 
-// reached adds up the watermarks.
+// reached adds up the watermarks, and the disks that were read back.
 func (r *run) reached() (extents uint64) {
 	for _, d := range r.disks {
 		if d.moved {
 			d.start = manifest.Geometry{Size: d.plan.Size}.Extents()
 		}
 		extents += uint64(d.start)
+		if d.readBackDone {
+			extents++
+		}
 	}
 	return extents
 }
@@ -227,7 +233,7 @@ func (r *run) startOver(ctx context.Context, cause string) error {
 		if err := d.close(); err != nil {
 			return err
 		}
-		d.moved, d.plan.Baseline, d.plan.Cause, d.plan.Untested = false, BaselineScan, cause, ""
+		d.moved, d.readBackDone, d.plan.Baseline, d.plan.Cause, d.plan.Untested = false, false, BaselineScan, cause, ""
 		d.report.disk(d.plan.Disk, func(disk *report.Disk) {
 			disk.State, disk.Mode, disk.Cause, disk.Untested, disk.Root = report.DiskPending, d.plan.mode(), cause, "", ""
 			d.before = disk.Counters

@@ -39,24 +39,28 @@ func (w *world) delegates(pool *delegate.Pool) map[xapi.Ref]xapi.VM {
 // killDelegates kills the processes of the delegates in a pool, as kill -9 does.
 func (w *world) killDelegates(pool *delegate.Pool) {
 	for _, vm := range w.delegates(pool) {
-		killed := false
-		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
-		w.must(err)
-		for _, path := range commands {
-			line, err := os.ReadFile(path)
-			if err != nil || !bytes.Contains(line, []byte("--guest\x00")) || !bytes.Contains(line, []byte("/"+vm.UUID+".")) {
-				continue
-			}
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			if err == nil {
-				err = syscall.Kill(pid, syscall.SIGKILL)
-			}
-			killed = err == nil
-		}
-		if !killed {
+		if !w.kill(vm) {
 			w.Errorf("delegate %s has no process that could be killed", vm.UUID)
 		}
 	}
+}
+
+// kill kills the process of a delegate, if it has one.
+func (w *world) kill(vm xapi.VM) (killed bool) {
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	w.must(err)
+	for _, path := range commands {
+		line, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(line, []byte("--guest\x00")) || !bytes.Contains(line, []byte("/"+vm.UUID+".")) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		killed = killed || err == nil
+	}
+	return killed
 }
 
 // inPlace is how much of the first disk of the replica has the source's content.

@@ -103,33 +103,49 @@ func (e *Engine) ensureRecord(ctx context.Context, s *subject) error {
 	return nil
 }
 
+// step is a part of a run; phase is empty where none begins.
+type step struct {
+	phase report.Phase
+	do    func(*run, context.Context) error
+}
+
+var (
+	firstSteps = []step{
+		{report.PhasePrepare, (*run).checkRecord},
+		{"", (*run).prepareSource},
+		{"", (*run).prepareTarget},
+		{report.PhaseSpawn, (*run).spawn},
+		{"", (*run).checkAgain},
+		{"", (*run).noteHosts},
+		{report.PhaseTransfer, (*run).markDirty},
+		{"", (*run).transfer},
+	}
+	lastSteps = []step{
+		{report.PhaseVerify, (*run).readBack},
+		{report.PhaseCommit, (*run).commit},
+	}
+)
+
 // execute carries the run out, up to its commit.
 func (r *run) execute(ctx context.Context) error {
-	for _, step := range []struct {
-		phase report.Phase
-		do    func(context.Context) error
-	}{
-		{report.PhasePrepare, r.checkRecord},
-		{"", r.prepareSource},
-		{"", r.prepareTarget},
-		{report.PhaseSpawn, r.spawn},
-		{"", r.checkAgain},
-		{"", r.noteHosts},
-		{report.PhaseTransfer, r.markDirty},
-		{"", r.transfer},
-		{report.PhaseVerify, r.readBack},
-		{report.PhaseCommit, r.commit},
-	} {
+	if err := r.carryOut(ctx, firstSteps); err != nil {
+		return err
+	}
+	return r.carryOut(ctx, lastSteps)
+}
+
+func (r *run) carryOut(ctx context.Context, steps []step) error {
+	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if step.phase != "" {
-			r.report.phase(step.phase)
+		if s.phase != "" {
+			r.report.phase(s.phase)
 			if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
 				return err
 			}
 		}
-		if err := step.do(ctx); err != nil {
+		if err := s.do(r, ctx); err != nil {
 			return err
 		}
 	}

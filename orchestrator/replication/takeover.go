@@ -66,7 +66,7 @@ func (e *Engine) canGoOn(s *subject, dead state.Run) (generation manifest.Genera
 	}
 	generation, err := manifest.ParseGeneration(was.Generation)
 	switch {
-	case dead.Kind != state.RunReplicate || phase != report.PhaseTransfer:
+	case dead.Kind != state.RunReplicate || phase != report.PhaseTransfer && phase != report.PhaseVerify:
 		return generation, "it was not moving disks"
 	case time.Since(last) > e.resumeWindow():
 		return generation, fmt.Sprintf("the resume window of %v has passed", e.resumeWindow())
@@ -184,9 +184,5 @@ func (r *run) goOn(ctx context.Context) error {
 	if err := r.transfer(ctx); err != nil {
 		return err
 	}
-	r.report.phase(report.PhaseCommit)
-	if err := r.store.SaveReport(ctx, r.report.copy()); err != nil {
-		return err
-	}
-	return r.commit(ctx)
+	return r.carryOut(ctx, lastSteps)
 }

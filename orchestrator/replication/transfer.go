@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 
 // moveDisks moves all disks that have not been moved. The first that fails stops the others.
 func (r *run) moveDisks(ctx context.Context) error {
+	if !slices.ContainsFunc(r.disks, func(d *diskRun) bool { return !d.moved }) {
+		return nil
+	}
 	stop, err := r.limit(ctx)
 	if err != nil {
 		return err
@@ -130,10 +134,17 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 	}
 	sink := control.Sink{Peer: peer(d.delegates.target, token), Trusted: trusted}
 	receive.Peer = new(peer(d.delegates.source, token))
+	dialled := &sink.Peer
 	if d.request.Direction == report.Push {
 		receive.Peer.Address = ""
 	} else {
-		sink.Address = ""
+		sink.Address, dialled = "", receive.Peer
+	}
+	if d.engine.line != nil {
+		var err error
+		if dialled.Address, err = d.engine.line(dialled.Address); err != nil {
+			return nil, err
+		}
 	}
 	// A trusted receiver does not know the blocks that stay, so that its sender reports.
 	if receive.Trusted == control.TrustNone && d.request.Direction == report.Pull {
