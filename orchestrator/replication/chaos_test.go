@@ -69,8 +69,8 @@ func (c *chaos) guest(past [][]byte) {
 		path := c.simA.VDIPath(vdi)
 		content, err := os.ReadFile(path)
 		c.must(err)
-		for range c.rnd.IntN(12) {
-			length := min(len(content), 1+c.rnd.IntN(1<<c.rnd.IntN(26)))
+		for range c.rnd.IntN(16) {
+			length := min(len(content), 1+c.rnd.IntN(1<<(12+c.rnd.IntN(14))))
 			off := c.rnd.IntN(len(content) - length + 1)
 			piece := content[off : off+length]
 			switch c.rnd.IntN(4) {
@@ -120,13 +120,13 @@ func (c *chaos) writing(before manifest.State) bool {
 	return now.Dirty && now != before
 }
 
-// strike does harm to a run some time after it has begun to write.
-func (c *chaos) strike(cancel func()) {
+// strike does harm to a run some time after it has begun to write, unless it has ended by then.
+func (c *chaos) strike(cancel func()) (ended func()) {
 	var before manifest.State
 	if record := c.record(); len(record.Disks) > 0 {
 		before = record.Disks[0].State
 	}
-	pause := time.Duration(c.rnd.Int64N(int64(2500 * time.Millisecond)))
+	pause := time.Duration(c.rnd.Int64N(int64(3 * time.Second)))
 	kill := func(pool *delegate.Pool) func() {
 		return func() {
 			for _, vm := range c.delegates(pool) {
@@ -146,7 +146,23 @@ func (c *chaos) strike(cancel func()) {
 		harm, act = "cancelled", cancel
 	}
 	c.tell("%s after %v", harm, pause.Round(time.Millisecond))
-	c.when(func() bool { return c.writing(before) }, func() { time.Sleep(pause); act() })
+	over := make(chan struct{})
+	var striking sync.WaitGroup
+	striking.Go(func() {
+		for !c.writing(before) {
+			select {
+			case <-over:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		select {
+		case <-over:
+		case <-time.After(pause):
+			act()
+		}
+	})
+	return func() { close(over); striking.Wait() }
 }
 
 // lose has the target's hosts crash between two runs, when no commit vouches for what they wrote: some of that is lost.
@@ -171,29 +187,38 @@ func (c *chaos) run(fault bool) (committed bool) {
 	c.request.Limit = nil
 	ctx, cancel := context.WithCancel(c.Context())
 	defer cancel()
+	ended := func() {}
 	began := c.source()
 	switch {
 	case fault && c.rnd.IntN(4) == 0:
-		before, pause := c.before(), time.Duration(c.rnd.Int64N(int64(time.Second)))
-		c.tell("orchestrator killed after %v", pause.Round(time.Millisecond))
+		before, pause := c.before(), time.Duration(c.rnd.Int64N(int64(3*time.Second)))
+		harm := "orchestrator killed"
 		var since time.Time
-		c.killWhen("it had written for a while", func() bool {
+		killed, told := c.killOnce(func() bool {
 			if since.IsZero() && c.writing(before) {
 				since = time.Now()
 			}
 			return !since.IsZero() && time.Since(since) > pause
-		})
+		}, limitVariable+"=8MiB/s")
+		if !killed {
+			harm = "orchestrator came to its end: " + told
+			if !c.holds(began) {
+				c.Error("the run came to its end, and the replica differs")
+			}
+		}
+		c.tell("%s after %v", harm, pause.Round(time.Millisecond))
 		c.request.Trust = true // as the one that was killed had it
 		if c.rnd.IntN(2) == 0 {
 			c.guest(began)
 		}
 	case fault:
-		c.request.Limit = ratelimit.Schedule{{BytesPerSecond: 16 * mib}}
-		c.strike(cancel)
+		c.request.Limit = ratelimit.Schedule{{BytesPerSecond: 8 * mib}}
+		ended = c.strike(cancel)
 	}
 	now := c.source()
 	run, err := c.engine.Replicate(ctx, c.request)
-	c.tell("trust %v, window %v: %s, %s, %v", c.request.Trust, c.engine.ResumeWindow, run.State, modes(run), causes(run))
+	ended()
+	c.tell("trust %v, window %v: %s, %s, %v %s", c.request.Trust, c.engine.ResumeWindow, run.State, modes(run), causes(run), textOf(run, "recovered"))
 	if err != nil && !fault {
 		c.Fatalf("a run that nothing harmed failed: %v", err)
 	}

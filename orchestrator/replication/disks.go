@@ -32,10 +32,10 @@ type diskRun struct {
 	// readBackDone: what is to be read back of it was, and is right
 	readBackDone bool
 
-	start   uint32          // extent from which the next transfer goes on
-	resumed bool            // an earlier transfer of this run may have written beyond it
-	before  report.Counters // of those transfers
-	reach   uint32          // no transfer of this run has written at or above it
+	start   uint32      // extent from which the next transfer goes on
+	resumed bool        // an earlier transfer of this run may have written beyond it
+	before  report.Disk // what was counted in those transfers
+	reach   uint32      // no transfer of this run has written at or above it
 }
 
 // close gives back what the disk holds open in the state directory.

@@ -59,11 +59,14 @@ func followBy(
 func (t *transferRun) watch(ctx context.Context, e *end) error {
 	_, err := followBy(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
 		t.mu.Lock()
-		cuts := s.Cuts - e.status.Cuts
+		cuts, disabled := s.Cuts-e.status.Cuts, disabledHint(s) != "" && disabledHint(e.status) == ""
 		e.status = s
 		t.mu.Unlock()
 		if e == t.sender && cuts > 0 {
 			t.report.event("connection-cut", "disk %s: the line between the delegates was cut, its ends meet again and go on: %s", t.plan.Disk, s.CutCause)
+		}
+		if disabled {
+			t.report.event("hint-disabled", "disk %s: the delegate %s reads everything: %s", t.plan.Disk, e.delegate.Name(), disabledHint(s))
 		}
 		t.count()
 	}, t.asker(ctx, e))
@@ -71,6 +74,14 @@ func (t *transferRun) watch(ctx context.Context, e *end) error {
 		return &lostError{delegate: e.delegate.Name(), cause: err}
 	}
 	return err
+}
+
+// disabledHint is why a task used its hint no more; empty when it did, or had none.
+func disabledHint(s control.TaskStatus) string {
+	if s.Hint == nil {
+		return ""
+	}
+	return s.Hint.Disabled
 }
 
 // count brings the counters of both ends into the report.
@@ -100,11 +111,14 @@ func (t *transferRun) count() {
 		addBusy(busy, received.Counters.Busy)
 	}
 	t.report.disk(t.plan.Disk, func(d *report.Disk) {
-		d.Counters = t.before.Add(report.Counters{
+		d.Counters = t.before.Counters.Add(report.Counters{
 			Read: sent.Counters.Read, ReadTarget: target, Assumed: sent.Counters.Assumed, Wire: verdicts.Wire,
 			Same: verdicts.Same, Zero: verdicts.Zero, Copied: verdicts.Copied, Sent: verdicts.Sent, Spared: verdicts.Spared, Resent: verdicts.Resent,
 		})
-		d.Busy, d.Bottleneck, d.Duration = busy, bottleneck, time.Since(t.started)
+		for stage, spent := range t.before.Busy {
+			busy[stage] += spent
+		}
+		d.Busy, d.Bottleneck, d.Duration = busy, bottleneck, t.before.Duration+time.Since(t.started)
 	})
 	t.countControl()
 }

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -20,6 +22,9 @@ import (
 
 // childVariable makes the test binary an orchestrator of its own, on this directory.
 const childVariable = "REPLICATION_TEST_CHILD"
+
+// limitVariable is the limit that it holds to.
+const limitVariable = "REPLICATION_TEST_LIMIT"
 
 // child replicates the VM of a world.
 func child(ctx context.Context, dir string) error {
@@ -39,9 +44,13 @@ func child(ctx context.Context, dir string) error {
 		}
 		pools[p.Name] = &delegate.Pool{Name: p.Name, API: client, Store: store}
 	}
+	limit, err := ratelimit.Parse(cmp.Or(os.Getenv(limitVariable), "unlimited"))
+	if err != nil {
+		return err
+	}
 	engine := &replication.Engine{Store: store, SpawnTimeout: 20 * time.Second}
 	_, err = engine.Replicate(ctx, replication.Request{
-		Source: pools["a"], Target: pools["b"], VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
+		Limit: limit, Source: pools["a"], Target: pools["b"], VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
 	})
 	return errors.Join(err, errors.New("the child was to be killed before"))
 }
@@ -105,8 +114,16 @@ func (w *world) killAt(sim *xapisim.Pool, method string, after int) {
 // killWhen runs a child and kills it as soon as something is so.
 func (w *world) killWhen(what string, so func() bool) {
 	w.Helper()
+	if killed, told := w.killOnce(so); !killed {
+		w.Fatalf("the child ended before %s: %s", what, told)
+	}
+}
+
+// killOnce is killWhen for a child that may end before; environment is what it is given besides.
+func (w *world) killOnce(so func() bool, environment ...string) (killed bool, says string) {
+	w.Helper()
 	command := exec.CommandContext(w.Context(), os.Args[0])
-	command.Env = append(os.Environ(), childVariable+"="+w.dir)
+	command.Env = append(append(os.Environ(), childVariable+"="+w.dir), environment...)
 	var told output
 	command.Stdout, command.Stderr = &told, &told
 	w.must(command.Start())
@@ -118,12 +135,13 @@ func (w *world) killWhen(what string, so func() bool) {
 	for !so() {
 		select {
 		case <-ended:
-			w.Fatalf("the child ended before %s: %s", what, told.String())
+			return false, told.String()
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	w.must(command.Process.Kill())
 	<-ended
+	return true, ""
 }
 
 func TestBusyReplica(t *testing.T) {

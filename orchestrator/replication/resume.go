@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -215,7 +216,7 @@ func (d *diskRun) rewind(ctx context.Context) error {
 	}
 	for _, disk := range d.report.copy().Disks {
 		if disk.Disk == d.plan.Disk {
-			d.before = disk.Counters
+			d.before = disk
 		}
 	}
 	return nil
@@ -236,7 +237,8 @@ func (r *run) startOver(ctx context.Context, cause string) error {
 		d.moved, d.readBackDone, d.plan.Baseline, d.plan.Cause, d.plan.Untested = false, false, BaselineScan, cause, ""
 		d.report.disk(d.plan.Disk, func(disk *report.Disk) {
 			disk.State, disk.Mode, disk.Cause, disk.Untested, disk.Root = report.DiskPending, d.plan.mode(), cause, "", ""
-			d.before = disk.Counters
+			d.before = *disk
+			d.before.Busy = maps.Clone(disk.Busy)
 		})
 	}
 	if err := r.markDirty(ctx); err != nil {

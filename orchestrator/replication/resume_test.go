@@ -150,6 +150,10 @@ func TestDelegateKilled(t *testing.T) {
 			if strings.Contains(textOf(run, "resumed"), "from extent 0 ") {
 				t.Errorf("it did not go on: %s", textOf(run, "resumed"))
 			}
+			// The limit lets neither part of it be so fast as both together.
+			if d := run.Disks[0]; d.Duration < 7*time.Second || d.Busy[report.StageRead] == 0 {
+				t.Errorf("the transfer took %v in all, busy %v", d.Duration, d.Busy)
+			}
 			later := run.Disks[0].Sent - before.Load()
 			if again := later - (size - there.Load()); again > resendable {
 				t.Errorf("%d MiB were sent again", again>>20)

@@ -91,9 +91,9 @@ type Disk struct {
 	Untested string `json:"untested,omitempty"` // a rung that could not be tested although the disk is trusted
 
 	Counters
-	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer
-	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, in the mean of its workers
-	// Bottleneck says in words how busy each stage was: source 12 % · hash 80 % · …
+	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer, of all attempts together
+	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, in the mean of its workers; of all attempts
+	// Bottleneck says in words how busy each stage was, in the last attempt: source 12 % · hash 80 % · …
 	Bottleneck string `json:"bottleneck,omitempty"`
 
 	Root string `json:"root,omitempty"` // hexadecimal root of the new manifest
