@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -61,6 +62,31 @@ func (w *world) kill(vm xapi.VM) (killed bool) {
 		killed = killed || err == nil
 	}
 	return killed
+}
+
+// TestReadBackDelegateKilled: a delegate that is killed while the replica is read back is replaced, and the run is committed.
+func TestReadBackDelegateKilled(t *testing.T) {
+	w := newWorld(t, layout{sizes: []int64{256 * mib, 6 * mib}})
+	w.request.ReadBack = replication.ReadBackFull
+	w.when(func() bool {
+		runs, err := w.store.Runs(t.Context(), 1)
+		if err != nil || len(runs) == 0 {
+			return false
+		}
+		phases := runs[0].Report.Phases
+		return len(phases) > 0 && phases[len(phases)-1].Phase == report.PhaseVerify
+	}, func() { w.killDelegates(w.b) })
+	run := w.replicate()
+	w.equal()
+	w.tidy(1)
+	if told := causes(run); !slices.Contains(told, "delegate-lost") {
+		t.Errorf("events %v", run.Events)
+	}
+	for _, d := range run.Disks {
+		if d.Verified != d.LogicalSize {
+			t.Errorf("disk %s: %d bytes were read back, of %d", d.Disk, d.Verified, d.LogicalSize)
+		}
+	}
 }
 
 // inPlace is how much of the first disk of the replica has the source's content.
