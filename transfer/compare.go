@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"math/bits"
 
 	"github.com/understudy-dr/understudy/manifest"
 )
@@ -36,6 +37,9 @@ func (s *sendSession) compare(ctx context.Context) error {
 		s.compared.Store(count)
 		if count%s.batch() == 0 {
 			signal(s.nudge)
+		}
+		if count%baselineBatch == 0 && s.Trusted != nil {
+			signal(s.look)
 		}
 	}
 	if count != s.geometry.Extents() {
@@ -83,7 +87,11 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 	}
 	if digest == e.digest {
 		if s.Trusted != nil && e.read != 0 { // else the sink indexes what it scans
-			s.seen.putExtent(e, ^uint64(0))
+			s.seen.putExtent(e, ^uint64(0), firstBlock(e.number), ^uint32(0))
+			s.hold.same(len(e.blocks) - bits.OnesCount64(e.zero))
+			if s.hold.meet(e.number, e.blocks, ^e.zero) {
+				signal(s.look)
+			}
 		}
 		e.release()
 		_, length := s.geometry.ExtentRange(e.number)
@@ -99,8 +107,12 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 	if s.Trusted != nil && digest != (manifest.Digest{}) && !s.baseIsTrusted(e) {
 		s.Trusted.Prefetch(e.number)
 	}
-	s.todo <- p // never waits: there are as many places as it has room for
-	return nil
+	select {
+	case s.todo <- p:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx) // its data is given back at the end
+	}
 }
 
 // sinkDigest is what the sink holds, waiting for its scan when there is one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -16,7 +17,7 @@ type parcel struct {
 	header dataHeader
 	content
 	blocks  int // bytes of the blocks of which the content is all or parts
-	settles *pending
+	settles *answer
 	parts   []uint16
 
 	packer packer
@@ -105,7 +106,7 @@ func (d *delivery) extent(ctx context.Context, a *answer) error {
 			return err
 		}
 		if rest &^= taken; rest == 0 && !a.again {
-			to.settles = a.pending
+			to.settles = a
 		}
 		d.todo <- to  // never waits: it has room for all parcels,
 		d.order <- to // and so has this
@@ -116,10 +117,15 @@ func (d *delivery) extent(ctx context.Context, a *answer) error {
 // fill puts as many of the blocks into a parcel as it has room for.
 func (d *delivery) fill(to *parcel, a *answer, blocks uint64) (taken uint64, err error) {
 	d.mu.Lock()
-	held := a.holds // and stays so until it is settled, for it is pinned
+	held := a.holds // and stays so while the answer is delivered
 	d.mu.Unlock()
+	here := uint64(0)
+	if held {
+		here = a.read
+	}
 	to.content.clear()
 	whole := 0
+	var ahead []byte // read again, and not lent yet
 	parts := to.parts[:0]
 	for b := range ones(blocks) {
 		n := blockLength(d.geometry, a.number, b)
@@ -128,15 +134,24 @@ func (d *delivery) fill(to *parcel, a *answer, blocks uint64) (taken uint64, err
 		}
 		travels := wholeBlock(n)
 		parted := a.want.parted>>b&1 == 1
-		switch {
-		case held && a.has(b) && !parted:
+		if here>>b&1 == 1 && !parted {
 			to.lend(a.block(b))
-		default:
+		} else {
 			block := to.room(n)
-			if held && a.has(b) {
+			if here>>b&1 == 1 {
 				copy(block, a.block(b))
-			} else if err := d.reread(a.pending, b, block); err != nil {
-				return 0, err
+			} else {
+				if len(ahead) == 0 {
+					adjacent := bits.TrailingZeros64(^((blocks &^ here) >> b)) * manifest.BlockSize
+					if ahead, err = d.reread(a.pending, b, to.own(to.length, min(adjacent, d.room-to.length))); err != nil {
+						return 0, err
+					}
+				}
+				copy(block, ahead[:n]) // to where it lies, unless parts of blocks before it stay here
+				ahead = ahead[n:]
+				if err := d.verify(a.pending, b, block); err != nil {
+					return 0, err
+				}
 			}
 			if parted {
 				travels = d.reduce(a, b, block)
@@ -176,23 +191,32 @@ func (d *delivery) reduce(a *answer, b int, block []byte) (parts uint16) {
 	return parts
 }
 
-// reread reads a block whose data was given up while the answer was on its way, or was never read.
-func (d *delivery) reread(p *pending, b int, block []byte) error {
+// reread reads whole adjacent blocks from b on, as many as fit, whose data was
+// given up while the answer was on its way, or was never read, and returns them.
+func (d *delivery) reread(p *pending, b int, buf []byte) ([]byte, error) {
 	start := time.Now()
-	off, n := d.geometry.BlockRange(p.number*manifest.BlocksPerExtent + uint32(b))
-	err := readFull(d.source, block, off)
-	d.progress.spend(StageRead, start)
-	if err != nil {
-		return fmt.Errorf("read the source again: %w", err)
+	defer d.progress.spend(StageRead, start)
+	off, _ := d.geometry.BlockRange(firstBlock(p.number) + uint32(b))
+	length := min(len(buf)/manifest.BlockSize*manifest.BlockSize, int(d.geometry.Size-off))
+	if length == 0 { // the disk's last block, for which there is not more room
+		length = min(len(buf), int(d.geometry.Size-off))
 	}
-	d.progress.read.Add(int64(n))
+	if err := readFull(d.source, buf[:length], off); err != nil {
+		return nil, fmt.Errorf("read the source again: %w", err)
+	}
+	d.progress.read.Add(int64(length))
+	return buf[:length], nil
+}
+
+// verify checks a block that was read again.
+func (d *delivery) verify(p *pending, b int, block []byte) error {
 	switch {
 	case d.hasher.Block(block) == p.blocks[b]:
 		return nil
 	case !p.has(b):
 		return &HintError{p.number}
 	}
-	return fmt.Errorf("%w: the source changed at offset %d while it was read; it must be a snapshot", ErrMismatch, off)
+	return fmt.Errorf("%w: the source changed in block %d of extent %d while it was read; it must be a snapshot", ErrMismatch, b, p.number)
 }
 
 // write puts parcels on the line, in order.

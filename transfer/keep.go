@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -18,29 +19,24 @@ const (
 )
 
 // regret adapts the grace to an extent whose data was given up.
-func (s *sendSession) regret(p *pending) {
+func (s *sendSession) regret(a *answer) {
 	grace := time.Duration(s.grace.Load())
-	if wanted := bits.OnesCount64(p.want); 2*wanted > len(p.blocks) {
+	if wanted := bits.OnesCount64(a.want.blocks); 2*wanted > len(a.blocks) {
 		grace = min(2*grace, maxGrace)
-	} else if 8*wanted < len(p.blocks) {
+	} else if 8*wanted < len(a.blocks) {
 		grace = max(grace/2, minGrace)
 	}
 	s.grace.Store(int64(grace))
 }
 
-// admit takes a place for an extent and keeps its data. When too much is kept it
-// gives up the oldest data that nobody has asked for yet; while all of it is
-// asked for, the line is the bottleneck, and admit waits.
+// admit keeps the data of an extent. When too much is kept it gives up what will
+// not be asked for soon, and after the grace the oldest data that nobody has asked for
+// yet; while all of it is asked for, the line is the bottleneck, and admit waits.
 func (s *sendSession) admit(ctx context.Context, p *pending) error {
-	select {
-	case s.places <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 	patient := true
 	for {
 		s.mu.Lock()
-		for !patient && !s.hasRoom(p) && s.dropOldest() {
+		for !s.hasRoom(p) && s.dropOldest(patient) {
 			continue
 		}
 		if s.hasRoom(p) {
@@ -68,34 +64,47 @@ func (s *sendSession) hasRoom(p *pending) bool {
 	return total <= s.keep*manifest.BlocksPerExtent
 }
 
-// dropOldest gives up the data of one extent that has no answer. s.mu is held.
-func (s *sendSession) dropOldest() bool {
+// dropOldest gives up the data of one extent that no answer is being delivered
+// for; patiently, only of one whose answer may take its time. s.mu is held.
+func (s *sendSession) dropOldest(patient bool) bool {
 	for i, p := range s.kept {
-		if !p.pinned {
-			s.kept = append(s.kept[:i], s.kept[i+1:]...)
-			p.holds = false
-			p.release()
+		if p.answers == 0 && (!patient || p.waits || p.later != 0) {
+			s.dropKept(i)
 			return true
 		}
 	}
 	return false
 }
 
-// settle ends an extent's way. It frees its place and its data.
-func (s *sendSession) settle(p *pending) {
+// dropKept gives up the i-th of what is kept. s.mu is held.
+func (s *sendSession) dropKept(i int) {
+	p := s.kept[i]
+	s.kept = slices.Delete(s.kept, i, i+1)
+	p.holds = false
+	p.release()
+}
+
+// settle ends the way of an answer, and frees its place; with the last one, the
+// extent's data.
+func (s *sendSession) settle(a *answer) {
 	s.mu.Lock()
-	for i, k := range s.kept {
-		if k == p {
-			s.kept = append(s.kept[:i], s.kept[i+1:]...)
-			p.release()
-			break
+	a.answers--
+	if a.answers == 0 && a.later == 0 {
+		if i := slices.Index(s.kept, a.pending); i >= 0 {
+			s.dropKept(i)
 		}
+	}
+	if !a.first {
+		s.late--
 	}
 	s.mu.Unlock()
 	signal(s.freed)
-	_, length := s.geometry.ExtentRange(p.number)
-	s.progress.processed.Add(int64(length))
-	<-s.places
+	s.progress.processed.Add(int64(a.covers))
+	if a.first {
+		<-s.places
+	} else {
+		signal(s.lateWas)
+	}
 }
 
 // drop gives back the data that a failed session still holds.

@@ -228,25 +228,44 @@ type want struct {
 
 func (m *want) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.extent)
-	b = binary.BigEndian.AppendUint64(b, m.blocks)
-	b = binary.BigEndian.AppendUint64(b, m.later)
-	b = binary.BigEndian.AppendUint64(b, m.parted)
+	bitmaps := [...]uint64{m.blocks, m.later, m.parted}
+	for _, bitmap := range bitmaps[:m.last()+1] {
+		b = binary.BigEndian.AppendUint64(b, bitmap)
+	}
 	for i := range m.parts {
 		b = append(b, m.parts[i][:]...)
 	}
 	return b
 }
 
+// last is the number of the last bitmap that stands in the message: those behind
+// it are left out, for they are zero.
+func (m *want) last() int {
+	switch {
+	case m.parted != 0:
+		return 2
+	case m.later != 0:
+		return 1
+	}
+	return 0
+}
+
 func decodeWant(p []byte, g manifest.Geometry) (*want, error) {
-	const fixed = 28
-	if len(p) < fixed {
+	const first, bitmap = 4, 8
+	if len(p) < first+bitmap {
 		return nil, malformed("WANT", "its length is %d", len(p))
 	}
-	m := &want{
-		extent: binary.BigEndian.Uint32(p), blocks: binary.BigEndian.Uint64(p[4:]),
-		later: binary.BigEndian.Uint64(p[12:]), parted: binary.BigEndian.Uint64(p[20:]),
+	m := &want{extent: binary.BigEndian.Uint32(p)}
+	rest, last := p[first:], -1
+	for _, to := range []*uint64{&m.blocks, &m.later, &m.parted} {
+		if len(rest) >= bitmap {
+			*to, rest = binary.BigEndian.Uint64(rest), rest[bitmap:]
+			last++
+		}
 	}
 	switch {
+	case last != m.last():
+		return nil, malformed("WANT", "its length is %d, and its last bitmap zero", len(p))
 	case m.extent >= g.Extents():
 		return nil, malformed("WANT", "extent %d is beyond the disk's %d", m.extent, g.Extents())
 	case (m.blocks|m.later)&^fullBitmap(g, m.extent) != 0 || m.blocks&m.later != 0 || m.parted&^m.blocks != 0:
@@ -256,12 +275,12 @@ func decodeWant(p []byte, g manifest.Geometry) (*want, error) {
 	for b := range ones(m.parted) {
 		count += partsIn(blockLength(g, m.extent, b))
 	}
-	if len(p) != fixed+count*len(partDigest{}) {
+	if len(rest) != count*len(partDigest{}) {
 		return nil, malformed("WANT", "its length is %d, for %d parts", len(p), count)
 	}
 	m.parts = make([]partDigest, count)
 	for i := range m.parts {
-		copy(m.parts[i][:], p[fixed+i*len(partDigest{}):])
+		copy(m.parts[i][:], rest[i*len(partDigest{}):])
 	}
 	return m, nil
 }

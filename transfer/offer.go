@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"math/bits"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -15,61 +16,42 @@ import (
 // offer describes the extents that differ, in order, and says how far the
 // comparison has come.
 func (s *sendSession) offer(ctx context.Context) error {
-	list := newResultDigest()
-	passed := s.Start
-	tell := func(n uint32) error {
-		if n <= passed {
-			return nil
-		}
-		passed = n
-		s.told.Store(n)
-		return s.Conn.WriteFrame(ctx, typePassed, appendNumber(nil, n))
-	}
-	var frame []byte
-	behind := false // PASSED is due as soon as todo is empty
-	catchUp := func() error {
-		// All that differs below compared is in todo or offered.
-		compared := s.compared.Load()
-		behind = len(s.todo) > 0
-		if behind {
-			return nil
-		}
-		return tell(compared)
-	}
+	o := &offering{sendSession: s, list: newResultDigest(), passed: s.Start}
 	for {
 		select {
 		case p, more := <-s.todo:
 			if !more {
-				if err := tell(s.geometry.Extents()); err != nil {
+				if err := o.overdue(ctx, true); err != nil {
 					return err
 				}
-				return s.finish(ctx, list)
+				if err := o.tell(ctx, s.geometry.Extents()); err != nil {
+					return err
+				}
+				return s.finish(ctx, o.list)
 			}
-			m, err := s.describe(ctx, p)
+			d, err := s.describe(ctx, p)
 			if err != nil {
 				return err
 			}
-			list.add(p.number, m.blocks, p.blocks)
-			s.mu.Lock()
-			s.offered[p.number] = p
-			s.mu.Unlock()
-			s.told.Store(p.number + 1)
-			frame = m.append(frame[:0])
-			if err := s.Conn.WriteFrame(ctx, typeOffer, frame); err != nil {
+			if s.hold == nil {
+				err = o.send(ctx, d)
+			} else {
+				err = o.holdBack(ctx, d)
+			}
+			if err != nil {
 				return err
 			}
-			if p.number+1 >= passed+s.batch() {
-				if err := tell(p.number + 1); err != nil {
+			if o.behind {
+				if err := o.catchUp(ctx); err != nil {
 					return err
 				}
 			}
-			if behind {
-				if err := catchUp(); err != nil {
-					return err
-				}
+		case <-s.look:
+			if err := o.overdue(ctx, false); err != nil {
+				return err
 			}
 		case <-s.nudge:
-			if err := catchUp(); err != nil {
+			if err := o.catchUp(ctx); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -78,12 +60,110 @@ func (s *sendSession) offer(ctx context.Context) error {
 	}
 }
 
+// offering is the state of offer.
+type offering struct {
+	*sendSession
+	list   *resultDigest
+	passed uint32
+	frame  []byte
+	behind bool // PASSED is due as soon as todo is empty
+}
+
+// tell says that all below n was compared and offered.
+func (o *offering) tell(ctx context.Context, n uint32) error {
+	if n <= o.passed {
+		return nil
+	}
+	o.passed = n
+	o.told.Store(max(n, o.told.Load()))
+	return o.Conn.WriteFrame(ctx, typePassed, appendNumber(nil, n))
+}
+
+// catchUp tells how far the comparison has come: all that differs below compared is
+// in todo, held back or offered.
+func (o *offering) catchUp(ctx context.Context) error {
+	n := o.compared.Load()
+	if o.behind = len(o.todo) > 0; o.behind {
+		return nil
+	}
+	if o.hold != nil {
+		if oldest, ok := o.hold.oldest(); ok {
+			n = min(n, oldest)
+		}
+	}
+	return o.tell(ctx, n)
+}
+
+// holdBack puts an extent behind those that are held back, and offers what is due.
+func (o *offering) holdBack(ctx context.Context, d *described) error {
+	o.hold.push(d)
+	if err := o.overdue(ctx, false); err != nil {
+		return err
+	}
+	if o.hold.holds(d) {
+		o.mu.Lock()
+		d.waits = true
+		o.mu.Unlock()
+		signal(o.freed)
+	}
+	return nil
+}
+
+// overdue offers what need not be held back any more.
+func (o *offering) overdue(ctx context.Context, over bool) error {
+	for o.hold != nil {
+		d := o.hold.next(o.compared.Load(), over)
+		if d == nil {
+			return nil
+		}
+		if err := o.send(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send offers one extent.
+func (o *offering) send(ctx context.Context, d *described) error {
+	select {
+	case o.places <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	m := d.message()
+	_, fresh := o.Trusted.(*zeroBaseline) // whose blocks have no parts worth keeping
+	m.parts = !fresh && o.pace.askParts()
+	d.parts = m.parts
+	o.list.add(d.number, m.blocks, d.extent.blocks)
+	o.mu.Lock()
+	d.waits = false
+	d.listed = m.blocks &^ m.zero
+	o.offered[d.number] = d.pending
+	o.mu.Unlock()
+	o.told.Store(d.number + 1)
+	o.frame = m.append(o.frame[:0])
+	if err := o.Conn.WriteFrame(ctx, typeOffer, o.frame); err != nil {
+		return err
+	}
+	if d.number+1 >= o.passed+o.batch() {
+		return o.tell(ctx, d.number+1)
+	}
+	return nil
+}
+
 // finish waits until every offer is answered and the answers are sent, then ends
 // the conversation.
 func (s *sendSession) finish(ctx context.Context, list *resultDigest) error {
-	for range maxOffers { // every place taken back: nothing is on its way
+	for range maxOffers { // every place taken back: no first answer is on its way
 		select {
 		case s.places <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for s.lateAnswers() > 0 {
+		select {
+		case <-s.lateWas:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -101,52 +181,83 @@ func (s *sendSession) finish(ctx context.Context, list *resultDigest) error {
 	}
 }
 
-// describe makes the offer of one extent that differs.
-func (s *sendSession) describe(ctx context.Context, p *pending) (*offer, error) {
-	m := &offer{extent: p.number, blocks: fullBitmap(s.geometry, p.number)}
+func (s *sendSession) lateAnswers() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.late
+}
+
+// describe finds out what differs in an extent, and where a trusted sink holds it.
+func (s *sendSession) describe(ctx context.Context, p *pending) (*described, error) {
+	d := &described{pending: p, blocks: fullBitmap(s.geometry, p.number)}
 	if err := p.load(ctx); err != nil {
 		return nil, err
 	}
-	m.look = s.Trusted != nil && s.Trusted.Extents()[p.number] == manifest.Digest{}
-	if s.Trusted != nil && !m.look {
-		held, err := s.held(ctx, p.extent)
-		if err != nil {
-			return nil, fmt.Errorf("block digests of extent %d: %w", p.number, err)
-		}
-		if len(held) != len(p.blocks) {
-			return nil, fmt.Errorf("%w: %d block digests for extent %d, which has %d", ErrTask, len(held), p.number, len(p.blocks))
-		}
-		for b := range p.blocks {
-			if held[b] == p.blocks[b] {
-				m.blocks &^= 1 << b
-			}
-		}
-		if m.blocks == 0 {
-			return nil, fmt.Errorf("%w: the manifest's block digests of extent %d do not belong to its extent digest", ErrMismatch, p.number)
+	if s.Trusted == nil {
+		d.zero = p.zero
+		return d, nil
+	}
+	if d.look = s.Trusted.Extents()[p.number] == (manifest.Digest{}); d.look {
+		d.zero = p.zero
+		s.locate(d, nil)
+		return d, nil
+	}
+	held, err := s.held(ctx, p.extent)
+	if err != nil {
+		return nil, fmt.Errorf("block digests of extent %d: %w", p.number, err)
+	}
+	if len(held) != len(p.blocks) {
+		return nil, fmt.Errorf("%w: %d block digests for extent %d, which has %d", ErrTask, len(held), p.number, len(p.blocks))
+	}
+	for b := range p.blocks {
+		if held[b] == p.blocks[b] {
+			d.blocks &^= 1 << b
 		}
 	}
-	m.zero = p.zero & m.blocks
-	m.digests = make([]shortDigest, 0, bits.OnesCount64(m.blocks&^m.zero))
-	for b := range ones(m.blocks &^ m.zero) {
-		short := p.blocks[b].Short()
-		m.digests = append(m.digests, short)
-		if s.Trusted == nil {
-			continue
+	if d.blocks == 0 {
+		return nil, fmt.Errorf("%w: the manifest's block digests of extent %d do not belong to its extent digest", ErrMismatch, p.number)
+	}
+	d.zero = p.zero & d.blocks
+	s.locate(d, held)
+	return d, nil
+}
+
+// locate finds where the sink holds the blocks that differ, when this extent is
+// offered: where it does not change, where it was offered before, or in this extent,
+// for the sink reads before it writes. What the extent held is met by those that are
+// held back before it.
+func (s *sendSession) locate(d *described, held []manifest.Digest) {
+	first := firstBlock(d.number)
+	s.hold.meet(d.number, held, ^uint64(0))
+	s.seen.putExtent(d.extent, ^d.blocks, first, ^uint32(0)) // rather than what is overwritten
+	wanted := d.blocks &^ d.zero
+	for b := range ones(wanted) {
+		if from, ok, gap := s.seen.lookUp(d.extent.blocks[b].Short()); ok {
+			d.found.set(b, from)
+		} else if i := slices.Index(held, d.extent.blocks[b]); i >= 0 {
+			d.found.set(b, first+uint32(i))
+		} else if gap {
+			d.found.gaps |= 1 << b
 		}
-		// What the index holds lies in extents that do not change or were
-		// offered before: the sink has it there, or finds out.
-		if j, ok := s.seen.find(short); ok {
+	}
+	s.hold.same(bits.OnesCount64(fullBitmap(s.geometry, d.number)&^d.blocks&^d.extent.zero | d.found.known))
+	if s.seen.sampling() {
+		s.chain.extend(&d.found, first, wanted, int64(s.geometry.Blocks()))
+	}
+	s.seen.putExtent(d.extent, ^uint64(0), first, ^uint32(0))
+}
+
+// message is the offer of an extent.
+func (d *described) message() *offer {
+	m := &offer{extent: d.number, look: d.look, blocks: d.blocks, zero: d.zero}
+	for b := range ones(d.blocks &^ d.zero) {
+		m.digests = append(m.digests, d.extent.blocks[b].Short())
+		if (d.found.known|d.found.guess)>>b&1 == 1 {
 			m.copied |= 1 << b
-			m.sources = append(m.sources, j)
+			m.sources = append(m.sources, d.found.from[b])
 		}
 	}
-	if s.Trusted != nil {
-		s.seen.putExtent(p.extent, ^uint64(0))
-	}
-	_, fresh := s.Trusted.(*zeroBaseline) // whose blocks have no parts worth keeping
-	m.parts = !fresh && s.pace.askParts()
-	p.parts = m.parts
-	return m, nil
+	return m
 }
 
 // held returns the block digests of the sink's extent.

@@ -4,6 +4,8 @@ import (
 	"math"
 	"sync"
 	"time"
+
+	"github.com/understudy-dr/understudy/manifest"
 )
 
 // pace decides how content travels: at which level it is compressed, and whether parts of blocks are asked for. It compares what was
@@ -26,6 +28,8 @@ type pace struct {
 	digests faded   // blocks that were compared by parts, bytes a second
 	spared  float64 // share of those blocks that did not have to travel
 	asked   int     // offers
+	open    int     // offers with parts that are not answered
+	lacked  int     // blocks that the sink lacks of those that are
 	trials  int     // frames since the last trial
 	upward  bool    // the last trial was of the higher of two levels
 
@@ -70,6 +74,9 @@ const (
 	lineHolds = 64 << 10
 	// sampleOffers: when hardly anything is spared by parts, one in so many offers still asks for them.
 	sampleOffers = 64
+	// unproven is how many blocks may be asked for in parts before the line has proved itself: what waits to be found is offered
+	// long before anything is sent.
+	unproven = 4096
 )
 
 func newPace(t Tuning, packers int) *pace {
@@ -258,6 +265,14 @@ func (k *pace) answered(whole int) {
 	k.spared *= math.Pow(15.0/16, float64(whole))
 }
 
+// lacks takes note of the blocks that the sink lacks of an offer with parts.
+func (k *pace) lacks(blocks int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.open--
+	k.lacked += blocks
+}
+
 // askParts decides for one OFFER. Parts cost the cores of both ends digests, and the receiver's disk two reads of each block; on a line
 // that moves whole blocks a quarter as fast as digests are made, they do not pay.
 func (k *pace) askParts() bool {
@@ -269,6 +284,15 @@ func (k *pace) askParts() bool {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	ask := k.partsPay()
+	if ask {
+		k.open++
+	}
+	return ask
+}
+
+// partsPay is askParts by what was measured. k.mu is held.
+func (k *pace) partsPay() bool {
 	k.asked++
 	if k.spared < 1.0/16 && k.asked%sampleOffers != 0 {
 		return false
@@ -278,7 +302,10 @@ func (k *pace) askParts() bool {
 		digests = k.digests.value()
 	}
 	if k.capacity == 0 {
-		return k.carried < swallowed || 8*k.blocks/max(k.time, 1e-9) < digests
+		if k.carried < swallowed {
+			return k.lacked+k.open*manifest.BlocksPerExtent < unproven
+		}
+		return 8*k.blocks/max(k.time, 1e-9) < digests
 	}
 	_, moves := k.best()
 	return 4*moves < digests

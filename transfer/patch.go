@@ -17,7 +17,7 @@ func (v *resolver) part(ctx context.Context, it *item, m *want) error {
 	digests := make([][]partDigest, len(blocks))
 	err := v.each(ctx, len(blocks), func(i, worker int) error {
 		off, n := v.geometry.BlockRange(it.number*manifest.BlocksPerExtent + uint32(blocks[i]))
-		h, old := v.hashers[worker], v.buffers[worker][:n]
+		h, old := v.copier.hashers[worker], v.copier.buffers[worker][:n]
 		if !v.Trusted && it.blocks[blocks[i]] == h.ZeroBlock(n) {
 			return nil
 		}

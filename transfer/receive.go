@@ -1,10 +1,11 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"math/bits"
 	"sync"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -17,13 +18,16 @@ import (
 //	                     └─────WANT──> sender
 //	sender ──DATA───> writers: unpack, check, write ─> target
 //	target ──scan──BASELINE──> sender           (untrusted only)
+//	   └─────┴─ index, and what is deferred <── seeds
 //	acknowledge: flush, then ACK; at the end RESULT
 type receiver struct {
 	ReceiveSpec
 	geometry manifest.Geometry
 	progress *Progress
 	records  *recorder
-	seen     *index // what the target holds, as a hint
+	seen     *index // what target and seeds hold, as a hint
+	seeds    []*seed
+	limit    int64 // blocks of target and seeds
 	list     *resultDigest
 	root     *rootHasher  // nil when trusted
 	from     uint32       // the conversation's first extent
@@ -35,6 +39,10 @@ type receiver struct {
 	kick   chan struct{} // acknowledge should look again
 	passOn chan struct{} // the scan should look again
 	told   chan struct{} // closed when RESULT is sent
+	look   chan struct{} // resolve should look what is overdue
+
+	lack    sync.Once
+	missing chan struct{} // closed when something is not found at once
 
 	mu      sync.Mutex
 	scanned map[uint32]*extent // scanned and not reached; data released
@@ -42,13 +50,19 @@ type receiver struct {
 	passed  uint32             // what PASSED said last
 	acked   uint32             // what ACK said last
 	durable uint32             // every extent below was flushed
-	checks  int                // blocks to look at before they are asked for
+	checks  int                // blocks to look at before they are asked for, from now on
+	inVain  int                // of these, so many after the last one that was there
 	queue   []*item            // extents in order, from the watermark on
 	open    map[uint32]*item   // offered, not settled
-	waiting map[shortDigest][]place
-	dirty   int64 // bytes written since the last flush
-	ended   bool  // END has come, with
-	theirs  manifest.Digest
+	waiting map[shortDigest]*awaited
+
+	searches  int     // scans under way in which deferred content may be found
+	deferring []*item // with deferred blocks, oldest first
+	allowance allowance
+
+	dirty  int64 // bytes written since the last flush
+	ended  bool  // END has come, with
+	theirs manifest.Digest
 }
 
 // item is an extent between its offer and the watermark. An extent that was not
@@ -60,11 +74,16 @@ type item struct {
 	digest manifest.Digest   // of the extent; untrusted only
 
 	// Guarded by the receiver's mu.
-	missing uint64 // blocks that are not settled
-	wanted  uint64 // blocks that were asked for and have not come
-	parted  uint64 // of these, may come in parts
-	settled bool
+	missing  uint64 // blocks that are not settled
+	wanted   uint64 // blocks that were asked for and have not come
+	parted   uint64 // of these, may come in parts
+	deferred uint64 // blocks that may still be found
+	told     bool   // the sender waits for a further answer about those
+	settled  bool
 }
+
+// short is the offered digest of a block that is not zero.
+func (it *item) short(b int) shortDigest { return it.offer.short(b) }
 
 // place is a block of an offered extent.
 type place struct {
@@ -76,7 +95,7 @@ const (
 	// flushBytes and ackExtents are how much may be done between two ACKs:
 	// a cut costs at most flushBytes.
 	flushBytes = 64 << 20
-	ackExtents = 1024
+	ackExtents = 512
 )
 
 // writers is how many goroutines check and write in parallel, each with 1 MiB.
@@ -123,21 +142,35 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 	if err != nil {
 		return nil, err
 	}
+	seeds, blocks, err := newSeeds(spec)
+	if err != nil {
+		return nil, err
+	}
+	if len(seeds) > 0 { // they are read beside the target
+		spec.Memory = max(MinMemory, cmp.Or(spec.Memory, DefaultMemory)/2)
+	}
 	r := &receiver{
 		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records, spec.Start),
 		assumed: assumed, durable: spec.Start,
-		seen: newIndex(spec.Memory), list: newResultDigest(),
+		seen: newIndex(spec.Index, blocks), seeds: seeds, limit: blocks, allowance: newAllowance(spec.Tuning, g), list: newResultDigest(),
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
-		kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
-		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest][]place),
+		inVain: resumeChecks, kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
+		look: make(chan struct{}, 1), missing: make(chan struct{}),
+		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest]*awaited),
 	}
 	r.Conn = cuttable{spec.Conn}
 	r.result.Trusted = spec.Trusted
 	if !spec.Trusted {
-		var err error
 		if r.root, err = rootFrom(spec.Root, spec.Key, g, spec.Start); err != nil {
 			return nil, err
 		}
+		r.searches++
+	}
+	if len(seeds) > 0 {
+		r.seen.fixed = seeds[0].first
+		r.searches++
+		r.allowance.content = int(blocks) // so much at most
+		r.inVain += r.allowance.most      // what waited was overtaken
 	}
 	r.progress.begin(g, spec.Start)
 	for stage, n := range map[Stage]int{StageHash: hashers(), StageCompress: min(cap(r.data), hashers()), StageWrite: cap(r.data)} {
@@ -164,6 +197,9 @@ func (r *receiver) run(ctx context.Context) error {
 		}
 		if !r.Trusted {
 			group.Go(func() error { return r.scan(ctx) })
+		}
+		if len(r.seeds) > 0 {
+			group.Go(func() error { return r.learn(ctx) })
 		}
 		group.Go(func() error { return r.acknowledge(ctx) })
 		return group.Wait()
@@ -203,123 +239,9 @@ func (r *receiver) opened(ctx context.Context) error {
 	r.from, r.reached, r.passed, r.acked = m.start, m.start, m.start, m.start
 	r.progress.begin(r.geometry, m.start)
 	if r.Resumed && r.Trusted {
-		r.checks = resumeChecks
+		r.checks = r.inVain
 	}
 	return nil
-}
-
-// listen takes the sender's frames until it closes.
-func (r *receiver) listen(ctx context.Context) error {
-	for {
-		f, err := r.Conn.ReadFrame(ctx)
-		if err != nil {
-			select {
-			case <-r.told:
-				if errors.Is(err, io.EOF) {
-					return nil
-				}
-			default:
-			}
-			return peerEnded(err)
-		}
-		if f.Type == typeData {
-			select {
-			case r.data <- f:
-			case <-ctx.Done():
-				f.Release()
-				return context.Cause(ctx)
-			}
-			continue
-		}
-		err = r.handle(ctx, f.Type, f.Payload)
-		f.Release()
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (r *receiver) handle(ctx context.Context, t netproto.Type, p []byte) error {
-	if r.ended {
-		return fmt.Errorf("%w: message type %#x came after END", ErrProtocol, uint8(t))
-	}
-	switch t {
-	case typeOffer:
-		m, err := decodeOffer(p, r.geometry)
-		if err != nil {
-			return err
-		}
-		return r.offered(ctx, m)
-	case typePassed:
-		n, err := decodeNumber("PASSED", p, r.geometry)
-		if err != nil {
-			return err
-		}
-		if err := r.reach(ctx, n); err != nil {
-			return err
-		}
-		r.mu.Lock()
-		r.passed = n
-		r.mu.Unlock()
-		signal(r.passOn)
-		signal(r.kick)
-		return nil
-	case typeEnd:
-		m, err := decodeEnd(p)
-		if err != nil {
-			return err
-		}
-		if r.reached != r.geometry.Extents() {
-			return malformed("END", "only %d of %d extents are passed", r.reached, r.geometry.Extents())
-		}
-		r.mu.Lock()
-		r.ended, r.theirs = true, m.result
-		r.mu.Unlock()
-		signal(r.kick)
-		return nil
-	}
-	return fmt.Errorf("%w: a sender sent message type %#x", ErrProtocol, uint8(t))
-}
-
-// offered queues an extent that differs.
-func (r *receiver) offered(ctx context.Context, m *offer) error {
-	if err := r.reach(ctx, m.extent); err != nil {
-		return err
-	}
-	it := &item{number: m.extent, offer: m, missing: m.blocks}
-	r.mu.Lock()
-	if r.Trusted {
-		it.blocks = make([]manifest.Digest, r.geometry.BlocksIn(m.extent))
-	} else {
-		e := r.scanned[m.extent]
-		if e == nil {
-			r.mu.Unlock()
-			return malformed("OFFER", "extent %d is not scanned yet", m.extent)
-		}
-		if m.blocks != fullBitmap(r.geometry, m.extent) || m.look {
-			r.mu.Unlock()
-			return malformed("OFFER", "only blocks %#x of extent %d, or to be looked at, to a sink that scans", m.blocks, m.extent)
-		}
-		delete(r.scanned, m.extent)
-		r.mu.Unlock()
-		if err := e.load(ctx); err != nil {
-			return err
-		}
-		it.blocks = e.blocks
-		r.mu.Lock()
-	}
-	r.reached = m.extent + 1
-	r.queue = append(r.queue, it)
-	r.open[it.number] = it
-	r.mu.Unlock()
-	_, length := r.geometry.ExtentRange(it.number)
-	r.progress.same.Add(int64(length - contentLength(r.geometry, it.number, m.blocks)))
-	select {
-	case r.offers <- it:
-		return nil
-	default:
-		return malformed("OFFER", "more than %d offers wait for an answer", maxOffers)
-	}
 }
 
 // reach settles the extents below n that were not offered: they are the same.
@@ -339,11 +261,15 @@ func (r *receiver) reach(ctx context.Context, n uint32) error {
 			r.mu.Lock()
 			e := r.scanned[number]
 			delete(r.scanned, number)
+			if e != nil {
+				r.allowance.alike += len(e.blocks) - bits.OnesCount64(e.zero)
+			}
 			r.mu.Unlock()
 			if e == nil {
 				return malformed("PASSED", "extent %d is not scanned yet", number)
 			}
 			it.digest = e.digest
+			r.seen.putExtent(e, ^uint64(0), firstBlock(number), 0) // rather than what is overwritten
 			if err := r.records.addExtent(ctx, e); err != nil {
 				return err
 			}
@@ -386,51 +312,4 @@ func (r *receiver) watermark() uint32 {
 		return r.queue[0].number
 	}
 	return r.reached
-}
-
-// scan reads the target, at most scanWindow extents beyond PASSED, and tells the
-// sender what it holds.
-func (r *receiver) scan(ctx context.Context) error {
-	batch := baseline{first: r.from, digests: make([]manifest.Digest, 0, baselineBatch)}
-	flush := func() error {
-		if len(batch.digests) == 0 {
-			return nil
-		}
-		err := r.Conn.WriteFrame(ctx, typeBaseline, batch.append(nil))
-		batch = baseline{first: batch.first + uint32(len(batch.digests)), digests: batch.digests[:0]}
-		return err
-	}
-	err := scanExtents(ctx, r.Target, r.geometry, r.from, r.Key, r.Tuning, r.progress, r.assumed, func(e *extent) error {
-		e.release()
-		for r.ahead(e.number) >= scanWindow {
-			if err := flush(); err != nil {
-				return err
-			}
-			select {
-			case <-r.passOn:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		r.seen.putExtent(e, ^uint64(0))
-		r.mu.Lock()
-		r.scanned[e.number] = e
-		r.mu.Unlock()
-		batch.digests = append(batch.digests, e.digest)
-		if len(batch.digests) == baselineBatch {
-			return flush()
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("scan the target: %w", err)
-	}
-	return flush()
-}
-
-// ahead is how far beyond PASSED an extent lies.
-func (r *receiver) ahead(number uint32) uint32 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return number - min(number, r.passed)
 }

@@ -3,77 +3,97 @@ package transfer
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
+	"math/bits"
 	"time"
 
-	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 )
-
-// copiers is how many candidates for a copy are read at a time.
-const copiers = 8
 
 // resolver decides what each offered block needs.
 type resolver struct {
 	*receiver
-	hasher  *manifest.Hasher
-	buffers [copiers][]byte
-	hashers [copiers]*manifest.Hasher
-}
-
-// candidate is a block that the target may hold elsewhere.
-type candidate struct {
-	place
-	short shortDigest
-	from  uint32
-	held  bool // the outcome
+	hasher *manifest.Hasher
+	copier copier
+	chain  chain
+	frame  []byte
 }
 
 // resolve answers offers, in order.
 func (r *receiver) resolve(ctx context.Context) error {
-	v := &resolver{receiver: r, hasher: r.Key.NewHasher()}
-	for i := range v.buffers {
-		v.buffers[i] = blockio.AlignedBuffer(manifest.BlockSize)
-		v.hashers[i] = r.Key.NewHasher()
-	}
-	var frame []byte
-	for it := range r.offers {
-		wanted, err := v.answer(ctx, it)
-		if err != nil {
-			return err
-		}
-		m := &want{extent: it.number, blocks: wanted}
-		if it.offer.parts {
-			if err := v.part(ctx, it, m); err != nil {
+	v := &resolver{receiver: r, hasher: r.Key.NewHasher(), copier: newCopier(r.Key)}
+	for {
+		select {
+		case it, more := <-r.offers:
+			if !more {
+				return context.Cause(ctx)
+			}
+			if err := v.settleOffer(ctx, it); err != nil {
 				return err
 			}
+		case <-r.look:
 		}
-		// Counted as wanted before the sender can know of it.
-		r.mu.Lock()
-		it.wanted, it.parted = m.blocks, m.parted
-		r.mu.Unlock()
-		frame = m.append(frame[:0])
-		if err := r.Conn.WriteFrame(ctx, typeWant, frame); err != nil {
+		if err := v.overdue(ctx); err != nil {
 			return err
 		}
 	}
-	return context.Cause(ctx)
 }
 
-// answer settles what needs no data and returns the blocks that do.
+// settleOffer answers an offer for the first time.
+func (v *resolver) settleOffer(ctx context.Context, it *item) error {
+	wanted, err := v.answer(ctx, it)
+	if err != nil {
+		return err
+	}
+	later, err := v.ask(ctx, it, wanted, true)
+	if err != nil || later == 0 {
+		return err
+	}
+	v.mu.Lock()
+	it.told = true
+	v.deferring = append(v.deferring, it)
+	v.mu.Unlock()
+	return v.closeAnswer(ctx, it)
+}
+
+// ask sends a WANT: the first of an extent, which says what is deferred, or the
+// second one.
+func (v *resolver) ask(ctx context.Context, it *item, wanted uint64, first bool) (later uint64, err error) {
+	m := &want{extent: it.number, blocks: wanted}
+	if it.offer.parts {
+		if err := v.part(ctx, it, m); err != nil {
+			return 0, err
+		}
+	}
+	// Counted as wanted before the sender can know of it.
+	v.mu.Lock()
+	it.wanted |= m.blocks
+	it.parted |= m.parted
+	if first {
+		m.later = it.deferred
+	}
+	v.mu.Unlock()
+	v.frame = m.append(v.frame[:0])
+	return m.later, v.Conn.WriteFrame(ctx, typeWant, v.frame)
+}
+
+// answer settles what needs no data and returns the blocks that do and are not
+// deferred.
 func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err error) {
 	m := it.offer
 	var zero, same uint64
-	var candidates []*candidate
-	digest, source := 0, 0
+	var old [manifest.BlocksPerExtent]shortDigest // of an untrusted target
+	source := 0
+	var f found
 	there, err := v.there(ctx, it)
 	if err != nil {
 		return 0, err
 	}
 	for b := range ones(m.blocks) {
-		length := blockLength(v.geometry, it.number, b)
+		if !v.Trusted {
+			old[b] = it.blocks[b].Short()
+		}
 		if m.zero>>b&1 == 1 {
-			full := v.hasher.ZeroBlock(length)
+			full := v.hasher.ZeroBlock(blockLength(v.geometry, it.number, b))
 			if there>>b&1 == 1 || !v.Trusted && it.blocks[b] == full {
 				same |= 1 << b
 			} else {
@@ -82,56 +102,83 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 			it.blocks[b] = full
 			continue
 		}
-		short := m.digests[digest]
-		digest++
-		from, held := uint32(0), false
 		if m.copied>>b&1 == 1 {
-			from, held = m.sources[source], true
+			f.set(b, m.sources[source])
 			source++
 		}
-		if there>>b&1 == 1 || !v.Trusted && it.blocks[b].Short() == short {
+		if there>>b&1 == 1 || !v.Trusted && old[b] == it.short(b) {
 			same |= 1 << b
-			continue
 		}
-		if !held {
-			from, held = v.seen.find(short)
-		}
-		if held {
-			candidates = append(candidates, &candidate{place: place{it, b}, short: short, from: from})
-		} else if v.await(short, place{it, b}) {
-			wanted |= 1 << b
-		}
+	}
+	for b := range ones(same &^ m.zero) { // rather than what is overwritten
+		v.seen.put(it.short(b), firstBlock(it.number)+uint32(b), 0)
+	}
+	open := m.blocks &^ zero &^ same
+	v.lookUp(&f, it, open)
+	candidates := v.candidates(&f, it, open)
+	inside, outside := v.divide(candidates)
+	if err := v.copyInside(ctx, inside); err != nil {
+		return 0, err
 	}
 	if err := v.zero(it, zero); err != nil {
 		return 0, err
 	}
-	copied, err := v.copy(ctx, candidates)
-	if err != nil {
+	if err := v.copy(ctx, outside); err != nil {
 		return 0, err
 	}
-	for _, c := range candidates {
-		if !c.held && v.await(c.short, c.place) {
-			wanted |= 1 << c.b
+	if !v.Trusted {
+		for b := range ones(m.blocks &^ same) {
+			v.seen.remove(old[b], firstBlock(it.number)+uint32(b))
 		}
+	}
+	v.chain.left = 0
+	for _, c := range candidates {
+		v.judge(c)
+		if c.held {
+			f.from[c.b] = c.at
+			v.chain.follow(&f, firstBlock(it.number), c.b)
+			if err := v.finish(ctx, c); err != nil {
+				return 0, err
+			}
+			open &^= 1 << c.b
+		}
+	}
+	v.mu.Lock()
+	v.allowance.alike += bits.OnesCount64(m.blocks &^ m.zero &^ open) // the same or copied
+	v.mu.Unlock()
+	if wanted, err = v.awaitAll(ctx, it, open, &f); err != nil {
+		return 0, err
 	}
 	v.progress.same.Add(int64(contentLength(v.geometry, it.number, same)))
 	v.progress.zero.Add(int64(contentLength(v.geometry, it.number, zero)))
-	v.progress.copied.Add(int64(contentLength(v.geometry, it.number, copied)))
-	return wanted, v.settle(ctx, it, same|zero|copied, v.hasher)
+	return wanted, v.settle(ctx, it, same|zero, v.hasher)
 }
 
-// await puts a place among those that wait for a content. It reports whether
-// that content must be asked for: it must not when it is on its way already.
-func (r *receiver) await(d shortDigest, p place) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, coming := r.waiting[d]
-	if !coming {
-		r.waiting[d] = nil
-		return true
+// awaitAll has blocks of an extent wait for their content, and returns those that
+// must be asked for. Content that came to the target since it was looked for is copied.
+func (v *resolver) awaitAll(ctx context.Context, it *item, open uint64, tried *found) (wanted uint64, err error) {
+	for b := range ones(open) {
+		p, short := place{it, b}, it.short(b)
+		if !v.await(short, p) {
+			continue
+		}
+		// A writer puts what came into the index before it ends the wait for it.
+		from, ok := v.seen.find(short)
+		if !ok || tried.known>>b&1 == 1 && tried.from[b] == from {
+			wanted |= 1 << b
+			continue
+		}
+		c := &candidate{place: p, short: short, from: []uint32{from}}
+		if err := v.copyOne(ctx, c, v.copier.buffers[0], v.copier.hashers[0]); err != nil {
+			return 0, err
+		}
+		if !c.held {
+			wanted |= 1 << b
+		} else if err := v.finish(ctx, c); err != nil {
+			return 0, err
+		}
 	}
-	r.waiting[d] = append(r.waiting[d], p)
-	return false
+	return wanted, nil
 }
 
 // zero writes zeroes over blocks of an extent, in as few calls as they allow.
@@ -174,73 +221,9 @@ func (r *receiver) runs(extent uint32, blocks uint64, do func(off int64, length 
 func (r *receiver) soil(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dirty += int64(n)
-}
-
-// copy reads each candidate, checks it and writes it where it is wanted. A
-// candidate that holds something else by now is no error: the block is asked for.
-func (v *resolver) copy(ctx context.Context, candidates []*candidate) (copied uint64, err error) {
-	err = v.each(ctx, len(candidates), func(i, worker int) error {
-		return v.copyOne(candidates[i], v.buffers[worker], v.hashers[worker])
-	})
-	if err != nil {
-		return 0, err
+	if r.dirty += int64(n); r.dirty >= flushBytes {
+		signal(r.kick)
 	}
-	for _, c := range candidates {
-		if c.held {
-			copied |= 1 << c.b
-		}
-	}
-	return copied, nil
-}
-
-// each calls do for 0 to n-1, on several goroutines that have a buffer and a
-// hasher each. Together they count as one that reads.
-func (v *resolver) each(ctx context.Context, n int, do func(i, worker int) error) error {
-	if n == 0 {
-		return nil
-	}
-	start := time.Now()
-	defer v.progress.spend(StageRead, start)
-	group, ctx := newGroup(ctx)
-	var next atomic.Int64
-	for w := range min(copiers, n) {
-		group.Go(func() error {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n || ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				if err := do(i, w); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	return group.Wait()
-}
-
-func (v *resolver) copyOne(c *candidate, buf []byte, h *manifest.Hasher) error {
-	target := c.it.number*manifest.BlocksPerExtent + uint32(c.b)
-	off, length := v.geometry.BlockRange(target)
-	from, n := v.geometry.BlockRange(c.from)
-	if n != length {
-		return nil
-	}
-	if err := v.get(buf[:n], from); err != nil {
-		return fmt.Errorf("read a block to copy: %w", err)
-	}
-	full := h.Block(buf[:n])
-	if full.Short() != c.short {
-		return nil
-	}
-	if err := v.put(buf[:n], off); err != nil {
-		return err
-	}
-	c.it.blocks[c.b] = full
-	v.seen.put(c.short, target)
-	c.held = true
-	return nil
 }
 
 // get reads a block of the target.

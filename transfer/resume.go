@@ -120,7 +120,7 @@ func (r *rootHasher) sum() (manifest.Digest, error) {
 
 // resumeChecks is how many blocks a trusted receiver looks at in vain before it
 // takes what is offered as not written: data arrives in the order of the answers,
-// so that what was written before a cut comes first.
+// so that what was written before a cut comes first, but for what waited to be found.
 const resumeChecks = flushBytes / manifest.BlockSize
 
 // there finds offered blocks that were written before a cut and not acknowledged,
@@ -153,7 +153,7 @@ func (v *resolver) there(ctx context.Context, it *item) (blocks uint64, err erro
 	for w := range copiers {
 		group.Go(func() (err error) {
 			for b := range next {
-				if read[b], err = v.readBlock(it.number*manifest.BlocksPerExtent+uint32(b), v.buffers[w], v.hashers[w]); err != nil {
+				if read[b], err = v.readBlock(it.number*manifest.BlocksPerExtent+uint32(b), v.copier.buffers[w], v.copier.hashers[w]); err != nil {
 					return err
 				}
 			}
@@ -180,7 +180,7 @@ func (v *resolver) there(ctx context.Context, it *item) (blocks uint64, err erro
 	}
 	v.checks -= bits.OnesCount64(listed &^ blocks)
 	if blocks != 0 {
-		v.checks = resumeChecks
+		v.checks = v.inVain
 	}
 	return blocks, nil
 }

@@ -145,6 +145,7 @@ func Copy(ctx context.Context, spec CopySpec) (SendResult, error) {
 	if half.Parts == "" || half.Parts == PartsAuto {
 		half.Parts = PartsOff
 	}
+	half.Index = cmp.Or(half.Index, DefaultIndex) / 2
 	var sendErr, receiveErr error
 	group, ctx := newGroup(ctx)
 	group.Go(func() error {

@@ -1,8 +1,10 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -13,11 +15,12 @@ import (
 
 // sendSession speaks the sender's side with one sink.
 //
-//	extents ─> compare ─> todo ─> offer ──OFFER, PASSED──> sink
+//	extents ─> compare ─> todo ─> hold ─> offer ──OFFER, PASSED──> sink
 //	                                                         │
 //	sink <──DATA── deliver <── answered <── receive <──WANT, BASELINE, ACK
 //
-// compare finds the extents that differ, offer describes them, receive takes the
+// compare finds the extents that differ, offer describes them, and of a trusted
+// sink holds back those whose content may still be met at the sink; receive takes the
 // sink's frames and never waits for anything else, deliver sends what is wanted.
 type sendSession struct {
 	SinkSpec
@@ -30,15 +33,18 @@ type sendSession struct {
 	packers  int
 	room     int    // bytes of content in a parcel
 	seen     *index // of a trusted run: what the sink holds by now
+	hold     *hold  // of a trusted run
+	chain    chain  // of the offers
 	result   manifest.Digest
 
 	in       chan *extent
 	todo     chan *pending
 	answered chan *answer
 	nudge    chan struct{} // offer should send PASSED now
+	look     chan struct{} // offer should look what it need not hold back any more
 	done     chan struct{}
 
-	places   chan struct{} // one for each extent between compare and deliver
+	places   chan struct{} // one for each extent between its offer and the delivery of the first answer
 	compared atomic.Uint32 // every extent below was compared, and put into todo when it differs
 	told     atomic.Uint32 // the sink was told of every extent below
 	acked    atomic.Uint32 // ACK said last
@@ -50,10 +56,12 @@ type sendSession struct {
 	grace atomic.Int64 // nanoseconds
 
 	mu      sync.Mutex
-	offered map[uint32]*pending // without an answer
+	offered map[uint32]*pending // that an answer is still to come for
+	late    int                 // extents of which a second answer is to come, or to be delivered
+	lateWas chan struct{}       // late became less
 	kept    []*pending          // that hold their data, oldest first
 	sent    map[uint32]uint64   // blocks that were sent, of extents that are not durable
-	freed   chan struct{}       // kept became shorter
+	freed   chan struct{}       // kept became shorter, or something in it less important
 	keep    int
 
 	partial   map[uint32]*pending // of which blocks were sent in parts, until ACK covers them
@@ -64,34 +72,43 @@ type sendSession struct {
 // pending is an extent on its way from compare to deliver.
 type pending struct {
 	*extent
-	want  uint64 // set by the answer
-	parts bool   // the offer asked for part digests
+	parts  bool   // the offer asked for part digests
+	listed uint64 // blocks that an answer may ask for; set before the offer
 
 	// Guarded by the session's mu.
-	holds   bool     // its data is held
-	pinned  bool     // the answer has come, so that the data will be used soon
-	partial []uint16 // for each block, the parts that were sent if not all were
+	holds    bool     // its data is held
+	waits    bool     // its offer is held back
+	answered bool     // the first answer has come
+	later    uint64   // what the second answer will be about
+	answers  int      // to be delivered, so that the data will be used soon
+	partial  []uint16 // for each block, the parts that were sent if not all were
 }
 
 // answer is what is wanted of an extent.
 type answer struct {
 	*pending
-	want  *want
-	again bool // whole, of blocks that were sent in parts before
+	want   *want
+	again  bool // whole, of blocks that were sent in parts before
+	first  bool
+	covers int // bytes of content that need nothing more when it is delivered
 }
 
 func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int) *sendSession {
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
 		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory), room: parcelBytes(spec.Memory),
-		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers),
-		nudge: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
-		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
+		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers+runAhead),
+		nudge: make(chan struct{}, 1), look: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
+		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), lateWas: make(chan struct{}, 1),
+		offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
 		partial: make(map[uint32]*pending), againCame: make(chan struct{}, 1),
 	}
 	if sink.Trusted != nil {
-		s.seen = newIndex(spec.Memory)
+		s.seen = newIndex(cmp.Or(spec.Index, DefaultIndex)/int64(len(spec.Sinks)), int64(g.Blocks()))
+		s.hold = newHold(spec.Tuning, g, sink.Trusted)
 	}
+	maps.Copy(s.sent, sink.Sent) // which may be cut again before it gets there
+	s.forget(sink.Start)
 	s.grace.Store(int64(minGrace))
 	s.compared.Store(sink.Start)
 	s.told.Store(sink.Start)
@@ -194,35 +211,55 @@ func (s *sendSession) handle(t netproto.Type, p []byte) (last bool, err error) {
 	return false, fmt.Errorf("%w: a sink sent message type %#x", ErrProtocol, uint8(t))
 }
 
+// answer takes a WANT: the first of an extent may leave blocks for a second one.
 func (s *sendSession) answer(m *want) error {
-	var holds bool
 	s.mu.Lock()
 	p := s.offered[m.extent]
-	if p != nil {
-		delete(s.offered, m.extent)
-		p.pinned = true
-		holds = p.holds
-	}
-	s.mu.Unlock()
-	if p == nil {
+	if p == nil || p.answered && m.blocks&^p.later != 0 {
+		s.mu.Unlock()
 		return s.askedAgain(m)
 	}
-	if m.blocks&p.zero != 0 || m.later != 0 || m.parted != 0 && !p.parts {
-		return malformed("WANT", "blocks %#x of extent %d were not offered", m.blocks, m.extent)
+	a := &answer{pending: p, want: m, first: !p.answered}
+	open, holds := p.listed, p.holds
+	if !a.first {
+		open = p.later
 	}
-	p.want = m.blocks
+	if (m.blocks|m.later)&^open != 0 || !a.first && m.later != 0 || m.parted != 0 && !p.parts {
+		s.mu.Unlock()
+		return malformed("WANT", "blocks %#x, later %#x of extent %d, where %#x are open", m.blocks, m.later, m.extent, open)
+	}
+	if a.first {
+		open = fullBitmap(s.geometry, m.extent) &^ m.later
+		if m.later != 0 {
+			s.late++
+		}
+	}
+	a.covers = contentLength(s.geometry, m.extent, open)
+	p.answered, p.later = true, m.later
+	p.answers++
+	if m.later == 0 {
+		delete(s.offered, m.extent)
+	}
+	s.mu.Unlock()
 	if p.parts {
 		s.pace.answered(bits.OnesCount64(m.blocks &^ m.parted))
+		if a.first {
+			s.pace.lacks(bits.OnesCount64(m.blocks | m.later))
+		}
 	}
-	if !holds {
-		s.regret(p)
+	if a.first && !holds {
+		s.regret(a)
 	}
-	if p.want == 0 {
-		s.settle(p)
+	if m.blocks == 0 {
+		s.settle(a)
 		return nil
 	}
-	s.answered <- &answer{pending: p, want: m} // never waits: it has room for every place
-	return nil
+	select {
+	case s.answered <- a: // it has room for all first answers that may be due and all second ones
+		return nil
+	default:
+		return malformed("WANT", "more answers of extents beyond ACK than were offered")
+	}
 }
 
 // conclude checks the sink's RESULT against what this side offered.

@@ -59,6 +59,13 @@ type Tuning struct {
 	Compression Compression
 	// Parts is auto (default), on or off; the sender decides.
 	Parts Parts
+	// Index is how many bytes the index of content that can be copied may
+	// take at this end, for all sinks together; default DefaultIndex.
+	Index int64
+	// Defer is how many bytes of content may wait to be found at the sink
+	// before they are sent; default DefaultDefer, a quarter when Memory is
+	// scarce; less than 0 is none.
+	Defer int64
 }
 
 // Memory bounds of one end of one transfer, in bytes of buffers.
@@ -161,9 +168,26 @@ type ReceiveSpec struct {
 	// digests of blocks that did not change.
 	Known   []manifest.Digest
 	Records RecordFunc
+	// Seeds are disks at this end that may hold some of the content: what
+	// one holds is copied and does not travel. At most MaxSeeds. Each is
+	// read once as a whole, with up to half of Tuning.Memory, as soon as
+	// something is missing that it does not hold at the same place, unless its
+	// digests are known.
+	Seeds []Seed
 	Tuning
 	Progress *Progress
 }
+
+// Seed is a disk that does not change while it is read.
+type Seed struct {
+	Source Source
+	Size   int64 // of its content in bytes; at most the source's
+	// Digests, when set, are those of its content under the transfer's key.
+	Digests manifest.View
+}
+
+// MaxSeeds is how many seeds one receiver may have.
+const MaxSeeds = 4
 
 // ReceiveResult is what a receiver knows at the end.
 type ReceiveResult struct {

@@ -108,31 +108,20 @@ func (w *writer) expected(m dataHeader) (*item, error) {
 // waits for it.
 func (w *writer) spread(ctx context.Context, from place, d manifest.Digest, content []byte) error {
 	from.it.blocks[from.b] = d
-	w.seen.put(d.Short(), from.it.number*manifest.BlocksPerExtent+uint32(from.b))
+	w.seen.put(d.Short(), firstBlock(from.it.number)+uint32(from.b), 0)
 	w.mu.Lock()
-	others := w.waiting[d.Short()]
+	awaited := w.waiting[d.Short()]
 	delete(w.waiting, d.Short()) // from now on the index knows it
 	w.mu.Unlock()
-	for _, p := range others {
-		if err := w.alias(ctx, p, d, content); err != nil {
+	if awaited == nil {
+		return nil
+	}
+	for _, p := range awaited.others { // the first one is this place
+		if err := w.alias(ctx, p, d, content, w.hasher); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// alias writes content to a place that waited for it.
-func (w *writer) alias(ctx context.Context, p place, d manifest.Digest, content []byte) error {
-	off, n := w.geometry.BlockRange(p.it.number*manifest.BlocksPerExtent + uint32(p.b))
-	if n != len(content) {
-		return fmt.Errorf("%w: one digest for blocks of %d and %d bytes", ErrMismatch, n, len(content))
-	}
-	if err := w.put(content, off); err != nil {
-		return err
-	}
-	p.it.blocks[p.b] = d
-	w.progress.copied.Add(int64(n))
-	return w.settle(ctx, p.it, 1<<p.b, w.hasher)
 }
 
 // acknowledge makes durable what is settled and tells the sender, at the latest
@@ -153,7 +142,9 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		r.mu.Lock()
 		watermark, dirty := r.watermark(), r.dirty
 		over := r.ended && watermark == r.geometry.Extents()
-		if !over && (watermark == acked || !due && dirty < flushBytes && watermark-acked < ackExtents) {
+		moved := watermark != acked
+		// A block that waits to be found holds the watermark back, not the flush.
+		if !over && dirty < flushBytes && !(moved && (due || watermark-acked >= ackExtents)) {
 			r.mu.Unlock()
 			continue
 		}
@@ -174,6 +165,9 @@ func (r *receiver) acknowledge(ctx context.Context) error {
 		r.records.advance(watermark)
 		if over {
 			return r.conclude(ctx)
+		}
+		if !moved {
+			continue
 		}
 		if err := r.Conn.WriteFrame(ctx, typeAck, appendNumber(nil, watermark)); err != nil {
 			return err

@@ -1,0 +1,133 @@
+package transfer
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/understudy-dr/understudy/manifest"
+)
+
+// hold keeps offers to a trusted sink back, in order, while content that they lack
+// may still be met: in extents that the sink holds and that are compared later, or in
+// what such an extent held before it is overwritten.
+type hold struct {
+	mu        sync.Mutex
+	fifo      []*described
+	sought    map[shortDigest]spot
+	allowance allowance
+	spent     bool // the allowance, so that nothing is held back any longer
+}
+
+// described is an extent with all that its offer says.
+type described struct {
+	*pending
+	blocks uint64 // that differ
+	look   bool   // nobody knows what the sink holds
+	zero   uint64
+	found  found
+	lacks  uint64 // blocks that are sought
+}
+
+// spot is a block of an extent that is held back.
+type spot struct {
+	d *described
+	b int
+}
+
+// newHold makes one for a sink; one that is all zero holds nothing to wait for.
+func newHold(t Tuning, g manifest.Geometry, sink Baseline) *hold {
+	if _, empty := sink.(*zeroBaseline); empty {
+		t.Defer = -1
+	}
+	h := &hold{sought: make(map[shortDigest]spot), allowance: newAllowance(t, g)}
+	h.allowance.content = int(g.Blocks())
+	return h
+}
+
+// push puts an extent behind the others. Content that one of those lacks too will
+// be there by the time of this offer.
+func (h *hold) push(d *described) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fifo = append(h.fifo, d)
+	for b := range ones(d.blocks &^ d.zero &^ d.found.known &^ d.found.guess) {
+		short := d.extent.blocks[b].Short()
+		if s, ok := h.sought[short]; ok {
+			d.found.set(b, s.block())
+		} else if h.allowance.admit() {
+			h.sought[short] = spot{d, b}
+			d.lacks |= 1 << b
+		} else {
+			h.spent = true // holding the others would hold this one, too
+		}
+	}
+}
+
+func (s spot) block() uint32 { return firstBlock(s.d.number) + uint32(s.b) }
+
+// meet says what the sink holds in an extent, and will hold until every offer that
+// is held back now was answered. It reports whether the oldest of these lacks nothing
+// any more.
+func (h *hold) meet(extent uint32, blocks []manifest.Digest, listed uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.sought) == 0 {
+		return false
+	}
+	for b := range ones(listed & (1<<len(blocks) - 1)) {
+		short := blocks[b].Short()
+		if s, ok := h.sought[short]; ok {
+			delete(h.sought, short)
+			s.d.lacks &^= 1 << s.b
+			s.d.found.set(s.b, firstBlock(extent)+uint32(b))
+			h.allowance.found()
+		}
+	}
+	return len(h.fifo) > 0 && h.fifo[0].lacks == 0
+}
+
+// same says that so many blocks are alike at both ends.
+func (h *hold) same(blocks int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.allowance.alike += blocks
+}
+
+// next takes the oldest extent when its offer is due: it lacks nothing, too much is
+// held back, or the comparison is far beyond it or over.
+func (h *hold) next(compared uint32, over bool) *described {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.fifo) == 0 {
+		return nil
+	}
+	d := h.fifo[0]
+	if !over && d.lacks != 0 && !h.spent && !h.allowance.exceeded() && compared <= d.number+deferExtents {
+		return nil
+	}
+	h.fifo = h.fifo[1:]
+	h.spent = h.spent && len(h.fifo) > 0
+	for b := range ones(d.lacks) {
+		short := d.extent.blocks[b].Short()
+		delete(h.sought, short)
+		h.allowance.asked()
+	}
+	return d
+}
+
+// holds tells whether an extent is held back.
+func (h *hold) holds(d *described) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Contains(h.fifo, d)
+}
+
+// oldest is the first extent that is held back.
+func (h *hold) oldest() (extent uint32, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.fifo) == 0 {
+		return 0, false
+	}
+	return h.fifo[0].number, true
+}
