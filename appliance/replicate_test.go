@@ -89,6 +89,26 @@ func TestPushAndPull(t *testing.T) {
 	}
 }
 
+// What a seed holds does not travel, and a seed is only read.
+func TestSeeds(t *testing.T) {
+	p := newPair(t)
+	template := noise(1, diskSize)
+	content := slices.Clone(template)
+	copy(content[manifest.ExtentSize:], noise(2, 3*manifest.BlockSize))
+	p.source.plug(4, image(t, content))
+	replica, seed := image(t, make([]byte, diskSize)), image(t, template)
+	p.target.plug(4, replica)
+	p.target.plug(9, seed)
+	send, receive := p.specs("seeded", diskSize, true)
+	receive.Seeds = []control.Seed{{Device: 9, Size: diskSize}}
+	sent, _ := p.replicate(t, send, receive)
+	expectContent(t, replica, content)
+	expectContent(t, seed, template)
+	if got := sent.Sinks[0].Counters; got.Sent != 3*manifest.BlockSize || got.Copied != diskSize-3*manifest.BlockSize {
+		t.Errorf("%d bytes were sent, %d copied", got.Sent, got.Copied)
+	}
+}
+
 // A trusted sender reports, asks for block digests of what differs, and sends only that.
 func TestTrusted(t *testing.T) {
 	for _, trusted := range []control.Trusted{control.TrustKnown, control.TrustManifest} {

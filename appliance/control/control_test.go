@@ -103,7 +103,12 @@ func TestValidateRefuses(t *testing.T) {
 		"changes since when": {control.KindSend, func(s *control.TaskSpec) {
 			s.Known, s.Sinks[0].Trusted, s.Hint = true, control.TrustKnown, &control.Hint{Kind: control.HintChanged}
 		}, "generation"},
-		"copy onto itself": {control.KindCopy, func(s *control.TaskSpec) { s.Target = s.Device }, "onto itself"},
+		"copy onto itself":        {control.KindCopy, func(s *control.TaskSpec) { s.Target = s.Device }, "onto itself"},
+		"send with seeds":         {control.KindSend, func(s *control.TaskSpec) { s.Seeds = []control.Seed{{Device: 9, Size: 1}} }, "only a receive"},
+		"many seeds":              {control.KindReceive, func(s *control.TaskSpec) { s.Seeds = make([]control.Seed, 5) }, "at most 4"},
+		"seed without size":       {control.KindReceive, func(s *control.TaskSpec) { s.Seeds = []control.Seed{{Device: 9}} }, "seed 0"},
+		"seed that is the target": {control.KindReceive, func(s *control.TaskSpec) { s.Seeds = []control.Seed{{Device: s.Device, Size: 1}} }, "named twice"},
+		"seed's device":           {control.KindReceive, func(s *control.TaskSpec) { s.Seeds = []control.Seed{{Device: 256, Size: 1}} }, "0 to 255"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := valid(test.kind)

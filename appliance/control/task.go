@@ -53,6 +53,12 @@ type Sink struct {
 	Records bool    `json:"records,omitempty"` // keep a journal for this sink
 }
 
+// Seed is a disk in the receiving delegate that is read for content.
+type Seed struct {
+	Device int   `json:"device"` // VBD number
+	Size   int64 `json:"size"`   // logical size in bytes; no more is read
+}
+
 // Tuning bounds one task; zero values are the delegate's choice.
 type Tuning struct {
 	// Parallel is how many transfers the orchestrator means to run at once in this delegate, 1 to 4 (default). Each gets its part of
@@ -100,6 +106,10 @@ type TaskSpec struct {
 	Hint          *Hint `json:"hint,omitempty"`
 	// Sample is what a verify reads; its zero value is the whole disk. Only the digests of these extents come by PUT known.
 	Sample transfer.Sample `json:"sample,omitzero"`
+	// Seeds are disks that may hold some of what a receive is sent, as another replica made from the same template: content that
+	// one of them holds does not travel. They are only read; they must not change meanwhile, so they are clones of restore points.
+	// A receive with seeds takes twice the least memory: two at most run at once.
+	Seeds []Seed `json:"seeds,omitempty"`
 }
 
 // MaxResume bounds TaskSpec.ResumeSeconds: a week.
@@ -179,6 +189,9 @@ func (s *TaskSpec) validateKind() error {
 	if !s.Writes() && s.Trusted != TrustNone {
 		return errors.New("only a copy and a receive have trusted; a send has it by sink")
 	}
+	if err := s.validateSeeds(); err != nil {
+		return err
+	}
 	switch s.Kind {
 	case KindScan:
 		return nil
@@ -223,6 +236,29 @@ func (s *TaskSpec) validateKind() error {
 	default:
 		return fmt.Errorf("unknown kind %.20q: use scan, verify, send, receive or copy", s.Kind)
 	}
+}
+
+func (s *TaskSpec) validateSeeds() error {
+	if len(s.Seeds) > 0 && s.Kind != KindReceive {
+		return errors.New("only a receive has seeds")
+	}
+	if len(s.Seeds) > transfer.MaxSeeds {
+		return fmt.Errorf("%d seeds: a receive has at most %d", len(s.Seeds), transfer.MaxSeeds)
+	}
+	used := map[int]bool{s.Device: true}
+	for i, seed := range s.Seeds {
+		if err := (manifest.Geometry{Size: seed.Size}).Validate(); err != nil {
+			return fmt.Errorf("seed %d: %w", i, err)
+		}
+		switch {
+		case seed.Device < 0 || seed.Device > maxDevice:
+			return fmt.Errorf("seed %d: devices are numbered 0 to %d", i, maxDevice)
+		case used[seed.Device]:
+			return fmt.Errorf("seed %d: device %d is named twice", i, seed.Device)
+		}
+		used[seed.Device] = true
+	}
+	return nil
 }
 
 func (s *TaskSpec) validateTrusted(t Trusted) error {

@@ -19,6 +19,9 @@ const (
 	// memoryBytes are shared by buffers and extent digests; large digests cost turns. What is left of the delegate's 96 MiB (design §4)
 	// is for journals, TLS, the program and the collector.
 	memoryBytes = bufferBytes + 8<<20
+	// indexBytes are shared by the indexes of content that can be copied. One alone holds every block of 32 GiB; the fourth part that
+	// each of four has leaves out all but one block in 256 on a disk of 2 TiB, which still finds a moved file nearly whole.
+	indexBytes = 8 << 20
 )
 
 // budget deals out slots and memory, first come first served.
@@ -36,13 +39,13 @@ type claim struct {
 	least    int64 // bytes of buffers that it cannot work without, at most mostLeast
 }
 
-// mostLeast is the largest claim.least: both ends of a copy are here.
+// mostLeast is the largest claim.least: both ends of a copy are here, and seeds are read beside the target.
 const mostLeast = 2 * transfer.MinMemory
 
 // claimOf returns what a task's transfer asks for.
 func claimOf(spec *control.TaskSpec) claim {
 	c := claim{parallel: parallel(spec.Tuning), least: transfer.MinMemory}
-	if spec.Kind == control.KindCopy {
+	if spec.Kind == control.KindCopy || len(spec.Seeds) > 0 {
 		c.least = mostLeast
 	}
 	return c
@@ -55,6 +58,9 @@ func parallel(t control.Tuning) int { return cmp.Or(t.Parallel, control.MaxTrans
 func window(t control.Tuning) int {
 	return max(netproto.DefaultWindow/parallel(t), netproto.MinWindow)
 }
+
+// index is how many bytes a task's index may take, divided as the window is.
+func index(t control.Tuning) int64 { return int64(indexBytes / parallel(t)) }
 
 // turn is one who waits for a slot and buffers.
 type turn struct {

@@ -138,6 +138,26 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// What needs two ends' buffers claims them; the index is divided.
+func TestClaims(t *testing.T) {
+	for _, test := range []struct {
+		spec  control.TaskSpec
+		least int64
+		index int64
+	}{
+		{control.TaskSpec{Kind: control.KindReceive}, transfer.MinMemory, indexBytes / control.MaxTransfers},
+		{control.TaskSpec{Kind: control.KindReceive, Seeds: make([]control.Seed, 1)}, mostLeast, indexBytes / control.MaxTransfers},
+		{control.TaskSpec{Kind: control.KindCopy, Tuning: control.Tuning{Parallel: 1}}, mostLeast, indexBytes},
+	} {
+		if got := claimOf(&test.spec).least; got != test.least {
+			t.Errorf("%s with %d seeds claims %d, want %d", test.spec.Kind, len(test.spec.Seeds), got, test.least)
+		}
+		if got := index(test.spec.Tuning); got != test.index {
+			t.Errorf("its index is %d bytes, want %d", got, test.index)
+		}
+	}
+}
+
 func TestTurnsAreInOrder(t *testing.T) {
 	var b budget
 	alone := claim{1, transfer.MinMemory}

@@ -156,6 +156,9 @@ func (m *Manager) admit(spec control.TaskSpec) (*task, error) {
 	if spec.Kind == control.KindCopy {
 		numbers = append(numbers, spec.Target)
 	}
+	for _, seed := range spec.Seeds {
+		numbers = append(numbers, seed.Device)
+	}
 	if err := m.budget.reserve(spec.TableBytes()); err != nil {
 		return nil, control.NewError(control.CodeMemory, err)
 	}

@@ -22,11 +22,11 @@ const (
 )
 
 // receive takes what one sender sends, over as many connections as that needs.
-func (t *task) receive(ctx context.Context, target blockio.Device, tuning transfer.Tuning) error {
+func (t *task) receive(ctx context.Context, target blockio.Device, seeds []transfer.Seed, tuning transfer.Tuning) error {
 	s := t.sinks[0]
 	spec := transfer.ReceiveSpec{
 		Task: t.spec.ID, Target: target, Hint: t.hint, Size: t.spec.Size, Key: t.key, Trusted: t.spec.Trusted == control.TrustPeer,
-		Root: t.root0(), Known: t.knownExtents(), Records: s.records(), Resumed: t.spec.Resumed, Tuning: tuning,
+		Root: t.root0(), Known: t.knownExtents(), Records: s.records(), Resumed: t.spec.Resumed, Seeds: seeds, Tuning: tuning,
 	}
 	for {
 		spec.Conn, spec.Start, spec.Progress = s.conn, s.start, t.attempted()

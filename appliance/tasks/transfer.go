@@ -24,6 +24,7 @@ func (t *task) transfer(ctx context.Context, memory int64) error {
 	t.setRunning()
 	tuning := transfer.Tuning{
 		Memory: memory, QueueDepth: t.spec.Tuning.QueueDepth, Compression: t.spec.Tuning.Compression, Parts: t.spec.Tuning.Parts,
+		Index: index(t.spec.Tuning),
 	}
 	switch t.spec.Kind {
 	case control.KindScan:
@@ -35,7 +36,11 @@ func (t *task) transfer(ctx context.Context, memory int64) error {
 	case control.KindSend:
 		return t.send(ctx, source, tuning)
 	default:
-		return t.receive(ctx, target, tuning)
+		seeds, err := t.openSeeds()
+		if err != nil {
+			return err
+		}
+		return t.receive(ctx, target, seeds, tuning)
 	}
 }
 
@@ -62,6 +67,21 @@ func (t *task) openDisks() (source, target blockio.Device, err error) {
 		}
 	}
 	return source, target, nil
+}
+
+// openSeeds opens the seeds of a receive, which has their leases after that of its target.
+func (t *task) openSeeds() (seeds []transfer.Seed, err error) {
+	for i, spec := range t.spec.Seeds {
+		device, err := t.leases[1+i].OpenSource()
+		if err != nil {
+			return nil, fmt.Errorf("seed: %w", err)
+		}
+		if device.Size() < spec.Size {
+			return nil, fmt.Errorf("seed disk %d has %d bytes, less than the announced %d: it is another disk, or the size is wrong", spec.Device, device.Size(), spec.Size)
+		}
+		seeds = append(seeds, transfer.Seed{Source: device, Size: spec.Size})
+	}
+	return seeds, nil
 }
 
 func (t *task) scan(ctx context.Context, source blockio.Device, tuning transfer.Tuning) error {
