@@ -21,34 +21,32 @@ func (r *receiver) await(d shortDigest, p place) (wanted bool) {
 	r.lack.Do(func() { close(r.missing) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w := r.waiting[d]; w != nil {
+	if w, waits := r.waiting[d]; waits {
 		w.others = append(w.others, p)
+		r.waiting[d] = w
 		return false
 	}
-	w := &awaited{first: p}
-	r.waiting[d] = w
-	if r.searches > 0 && r.allowance.admit() {
+	deferred := r.searches > 0 && r.allowance.admit()
+	if deferred {
 		p.it.deferred |= 1 << p.b
-		return false
 	}
-	w.asked = true
-	return true
+	r.waiting[d] = awaited{first: p, asked: !deferred}
+	return !deferred
 }
 
 // coming tells whether content was asked for and has not come.
 func (r *receiver) coming(d shortDigest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.waiting[d]
-	return w != nil && w.asked
+	return r.waiting[d].asked
 }
 
 // awaits tells whether content is looked for.
 func (r *receiver) awaits(d shortDigest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.waiting[d]
-	return w != nil && !w.asked
+	w, waits := r.waiting[d]
+	return waits && !w.asked
 }
 
 // match serves those who wait for a block of an extent that was just read. What
@@ -81,8 +79,8 @@ func (r *receiver) anyWaits(e *extent) bool {
 // it was asked for in the meantime.
 func (r *receiver) serve(ctx context.Context, d manifest.Digest, content []byte, h *manifest.Hasher) error {
 	r.mu.Lock()
-	w := r.waiting[d.Short()]
-	if w == nil || w.asked {
+	w, waits := r.waiting[d.Short()]
+	if !waits || w.asked {
 		r.mu.Unlock()
 		return nil
 	}
@@ -144,7 +142,9 @@ func (r *receiver) due() (it *item, blocks uint64) {
 	blocks, it.deferred, it.told = it.deferred, 0, false
 	for b := range ones(blocks) {
 		r.allowance.asked()
-		r.waiting[it.short(b)].asked = true
+		w := r.waiting[it.short(b)]
+		w.asked = true
+		r.waiting[it.short(b)] = w
 	}
 	return it, blocks
 }

@@ -59,8 +59,12 @@ func (v *resolver) lookUp(f *found, it *item, wanted uint64) {
 // candidates lists where to look for the wanted blocks of an extent.
 func (v *resolver) candidates(f *found, it *item, wanted uint64) (list []*candidate) {
 	for b := range ones(wanted) {
+		named := (f.known|f.guess)>>b&1 == 1
+		if !named && len(v.seeds) == 0 {
+			continue
+		}
 		c := &candidate{place: place{it, b}, short: it.short(b)}
-		if (f.known|f.guess)>>b&1 == 1 {
+		if named {
 			c.from = append(c.from, f.from[b])
 		}
 		if f.known>>b&1 == 0 {
@@ -185,8 +189,8 @@ func (v *resolver) copyOne(ctx context.Context, c *candidate, buf []byte, h *man
 // same content.
 func (v *resolver) share(ctx context.Context, c *candidate, d manifest.Digest, content []byte, h *manifest.Hasher) error {
 	v.mu.Lock()
-	w := v.waiting[c.short]
-	mine := w != nil && w.first == c.place
+	w, waits := v.waiting[c.short]
+	mine := waits && w.first == c.place
 	if mine {
 		delete(v.waiting, c.short)
 	}

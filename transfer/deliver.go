@@ -28,7 +28,7 @@ type parcel struct {
 
 // delivery sends the blocks that are wanted, in the order of the answers.
 //
-//	answered ──> gather ──> pack (on several cores) ──> in order ──> line
+//	answered, late ──> gather ──> pack (on several cores) ──> in order ──> line
 //
 // A parcel goes round: what waits is bounded by their number.
 type delivery struct {
@@ -73,8 +73,17 @@ func (s *sendSession) deliver(ctx context.Context) error {
 // gather takes the answers and makes parcels of what they want.
 func (d *delivery) gather(ctx context.Context) error {
 	for {
+		// What was put off is read again, mostly: meanwhile the data of what is offered now would be given up, and read again too.
+		late := d.late
+		if len(d.answered) > 0 {
+			late = nil
+		}
 		select {
 		case a := <-d.answered:
+			if err := d.extent(ctx, a); err != nil {
+				return err
+			}
+		case a := <-late:
 			if err := d.extent(ctx, a); err != nil {
 				return err
 			}

@@ -53,7 +53,9 @@ func (h *hold) push(d *described) {
 	for b := range ones(d.blocks &^ d.zero &^ d.found.known &^ d.found.guess) {
 		short := d.extent.blocks[b].Short()
 		if s, ok := h.sought[short]; ok {
-			d.found.set(b, s.block())
+			if s.d != d { // of its own extent the sink reads before it writes, and sees that they are alike
+				d.found.set(b, s.block())
+			}
 		} else if h.allowance.admit() {
 			h.sought[short] = spot{d, b}
 			d.lacks |= 1 << b

@@ -95,7 +95,7 @@ func (s *sendSession) settle(a *answer) {
 		}
 	}
 	if !a.first {
-		s.late--
+		s.owed--
 	}
 	s.mu.Unlock()
 	signal(s.freed)
@@ -103,7 +103,7 @@ func (s *sendSession) settle(a *answer) {
 	if a.first {
 		<-s.places
 	} else {
-		signal(s.lateWas)
+		signal(s.owes)
 	}
 }
 

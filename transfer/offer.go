@@ -161,9 +161,9 @@ func (s *sendSession) finish(ctx context.Context, list *resultDigest) error {
 			return context.Cause(ctx)
 		}
 	}
-	for s.lateAnswers() > 0 {
+	for s.owedAnswers() > 0 {
 		select {
-		case <-s.lateWas:
+		case <-s.owes:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -181,10 +181,10 @@ func (s *sendSession) finish(ctx context.Context, list *resultDigest) error {
 	}
 }
 
-func (s *sendSession) lateAnswers() int {
+func (s *sendSession) owedAnswers() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.late
+	return s.owed
 }
 
 // describe finds out what differs in an extent, and where a trusted sink holds it.

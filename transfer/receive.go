@@ -54,7 +54,7 @@ type receiver struct {
 	inVain  int                // of these, so many after the last one that was there
 	queue   []*item            // extents in order, from the watermark on
 	open    map[uint32]*item   // offered, not settled
-	waiting map[shortDigest]*awaited
+	waiting map[shortDigest]awaited
 
 	searches  int     // scans under way in which deferred content may be found
 	deferring []*item // with deferred blocks, oldest first
@@ -156,7 +156,7 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
 		inVain: resumeChecks, kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
 		look: make(chan struct{}, 1), missing: make(chan struct{}),
-		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest]*awaited),
+		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest]awaited),
 	}
 	r.Conn = cuttable{spec.Conn}
 	r.result.Trusted = spec.Trusted

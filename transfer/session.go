@@ -39,7 +39,8 @@ type sendSession struct {
 
 	in       chan *extent
 	todo     chan *pending
-	answered chan *answer
+	answered chan *answer  // first answers
+	late     chan *answer  // second ones, which are delivered while there is no first one
 	nudge    chan struct{} // offer should send PASSED now
 	look     chan struct{} // offer should look what it need not hold back any more
 	done     chan struct{}
@@ -57,8 +58,8 @@ type sendSession struct {
 
 	mu      sync.Mutex
 	offered map[uint32]*pending // that an answer is still to come for
-	late    int                 // extents of which a second answer is to come, or to be delivered
-	lateWas chan struct{}       // late became less
+	owed    int                 // extents of which a second answer is to come, or to be delivered
+	owes    chan struct{}       // owed became less
 	kept    []*pending          // that hold their data, oldest first
 	sent    map[uint32]uint64   // blocks that were sent, of extents that are not durable
 	freed   chan struct{}       // kept became shorter, or something in it less important
@@ -97,9 +98,9 @@ func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int)
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
 		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory), room: parcelBytes(spec.Memory),
-		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers+runAhead),
+		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers), late: make(chan *answer, runAhead),
 		nudge: make(chan struct{}, 1), look: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
-		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), lateWas: make(chan struct{}, 1),
+		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), owes: make(chan struct{}, 1),
 		offered: make(map[uint32]*pending), sent: make(map[uint32]uint64), keep: keep,
 		partial: make(map[uint32]*pending), againCame: make(chan struct{}, 1),
 	}
@@ -231,7 +232,7 @@ func (s *sendSession) answer(m *want) error {
 	if a.first {
 		open = fullBitmap(s.geometry, m.extent) &^ m.later
 		if m.later != 0 {
-			s.late++
+			s.owed++
 		}
 	}
 	a.covers = contentLength(s.geometry, m.extent, open)
@@ -254,8 +255,12 @@ func (s *sendSession) answer(m *want) error {
 		s.settle(a)
 		return nil
 	}
+	queue := s.late
+	if a.first {
+		queue = s.answered
+	}
 	select {
-	case s.answered <- a: // it has room for all first answers that may be due and all second ones
+	case queue <- a: // it has room for all that may be due
 		return nil
 	default:
 		return malformed("WANT", "more answers of extents beyond ACK than were offered")

@@ -110,13 +110,10 @@ func (w *writer) spread(ctx context.Context, from place, d manifest.Digest, cont
 	from.it.blocks[from.b] = d
 	w.seen.put(d.Short(), firstBlock(from.it.number)+uint32(from.b), 0)
 	w.mu.Lock()
-	awaited := w.waiting[d.Short()]
+	others := w.waiting[d.Short()].others
 	delete(w.waiting, d.Short()) // from now on the index knows it
 	w.mu.Unlock()
-	if awaited == nil {
-		return nil
-	}
-	for _, p := range awaited.others { // the first one is this place
+	for _, p := range others { // the first one is this place
 		if err := w.alias(ctx, p, d, content, w.hasher); err != nil {
 			return err
 		}
