@@ -78,12 +78,13 @@ ci: ## what every change must pass: lint, the tests, the worlds qemu and xen
 	hack/timed e2e $(MAKE) e2e
 	hack/timed xen $(MAKE) xen
 
-nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, chaos
+nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, properties, chaos
 	hack/timed xen-hvm $(MAKE) xen-hvm
 	hack/timed slim-e2e $(MAKE) e2e KERNEL=slim
 	hack/timed slim-xen $(MAKE) xen KERNEL=slim
 	hack/timed slim-hvm $(MAKE) xen-hvm KERNEL=slim
 	hack/timed image $(MAKE) image
+	hack/timed properties $(GO) test -timeout 60m ./transfer -run Propert -rapid.checks=1000
 	hack/timed fuzz $(MAKE) fuzz
 	hack/timed chaos $(MAKE) chaos
 	hack/timed scale $(MAKE) scale ALL=1

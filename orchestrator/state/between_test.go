@@ -108,7 +108,11 @@ func TestDoubtsOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer j.Close()
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	check("while it goes on", manifest.Generation{}, state.Span{From: 10, To: 20}, state.Span{From: 5, To: 100})
 	if err := store.VoidJournals(t.Context(), replica.ID); err != nil {
 		t.Fatal(err)
