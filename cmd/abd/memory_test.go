@@ -113,7 +113,9 @@ func startProcess(t *testing.T, key manifest.Key) *process {
 	go func() { ended <- command.Wait() }()
 	t.Cleanup(func() {
 		_ = command.Process.Kill() // its disks go with the test
-		<-ended                // killed
+		if err := <-ended; err == nil {
+			t.Error("the process ended by itself")
+		}
 	})
 	p := &process{directory: d, address: fmt.Sprintf("%s:%d", ip, control.Port), peer: awaitIdentity(t, d, ended).Fingerprint}
 	p.client = control.NewClient(control.ClientOptions{Address: p.address, Identity: identity, Peer: p.peer})
