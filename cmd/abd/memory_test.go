@@ -110,7 +110,7 @@ func startProcess(t *testing.T, key manifest.Key) *process {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- command.Wait() }()
+	go func() { ended <- command.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		_ = command.Process.Kill() // its disks go with the test
 		if err := <-ended; err == nil {
