@@ -67,6 +67,8 @@ func (a *app) replicate() *cobra.Command {
 		"what of the replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
 	flags.StringToStringVar(&f.networks, "network", nil, "target network for a source network, by name: `SOURCE=TARGET`; else that of the same name")
+	flags.StringSliceVar(&f.request.Seeds, "seed", nil,
+		"another `replica` in the target pool, by name or uuid: what a new disk has in common with its newest restore point is copied there and not sent")
 	flags.StringVar(&f.limit, "limit", "", "how fast the delegate may send, by the orchestrator's hours: `RULES` such as '20MB/s 08:00-18:00,50MB/s'")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	required(c, "from", "to", "sr")

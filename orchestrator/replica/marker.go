@@ -36,6 +36,7 @@ const (
 	KindSnapshot         Kind = "snapshot"      // of a source VM, for one run
 	KindSnapshotDisk     Kind = "snapshot-disk" // of a source VM's disk
 	KindClone            Kind = "clone"         // of a snapshot's disk, for one run
+	KindSeed             Kind = "seed"          // a clone of a restore point's disk, for one run
 	KindReplica          Kind = "replica"
 	KindReplicaDisk      Kind = "replica-disk"
 	KindRestorePoint     Kind = "restore-point"
@@ -45,7 +46,7 @@ const (
 // Valid reports whether k is one of the kinds above.
 func (k Kind) Valid() bool {
 	return slices.Contains([]Kind{
-		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone,
+		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone, KindSeed,
 		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk,
 	}, k)
 }

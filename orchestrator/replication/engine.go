@@ -67,6 +67,9 @@ type Request struct {
 	NamePattern string
 	// ReadBack says how much is read back before the commit; empty: a sample.
 	ReadBack ReadBack
+	// Seeds are other replicas in the target pool, by name or uuid. What a disk that this run makes has in common with their newest restore points is
+	// copied from those and not sent.
+	Seeds []string
 	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates.
 	Limit ratelimit.Schedule
 }

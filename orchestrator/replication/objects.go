@@ -85,6 +85,7 @@ var creators = map[replica.Kind]string{
 	replica.KindSnapshot:     "Async.VM.snapshot",
 	replica.KindRestorePoint: "Async.VM.snapshot",
 	replica.KindClone:        "Async.VDI.clone",
+	replica.KindSeed:         "Async.VDI.clone",
 	replica.KindReplicaDisk:  "Async.VDI.create",
 	replica.KindScratch:      "Async.VDI.create",
 	replica.KindReplica:      "Async.VM.create",

@@ -21,6 +21,7 @@ type Plan struct {
 	Disks     []DiskPlan       `json:"disks"`
 	Removed   []string         `json:"removed,omitempty"` // disks that the source has no more; detached, not destroyed
 	Placement placement.Plan   `json:"placement"`
+	Seeds     []SeedPlan       `json:"seeds,omitempty"`
 	// Limit is how fast the run may send, written as rules; empty: as fast as it can.
 	Limit ratelimit.Schedule `json:"limit,omitempty"`
 	Notes []Note             `json:"notes,omitempty"`

@@ -31,6 +31,7 @@ type subject struct {
 	standbyDisks map[string]inventory.Disk
 	decision     replica.Decision
 	restsOn      []report.Host // that an unfinished run wrote to the replica on
+	seeds        []SeedPlan    // of the request
 	notes        []Note
 	plan         Plan
 }
@@ -56,6 +57,9 @@ func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error)
 		return nil, err
 	}
 	if err := s.judge(ctx, e.Store); err != nil {
+		return nil, err
+	}
+	if err := s.findSeeds(e.Store.Installation().UUID); err != nil {
 		return nil, err
 	}
 	return s, s.place()
@@ -211,6 +215,7 @@ func (s *subject) place() error {
 		Source: s.source.Inventory, SourceVM: s.vm.Ref, Target: s.target.Inventory, TargetSR: s.sr.Ref,
 		Direction: placement.Direction(s.request.Direction), Existing: existing,
 	})
+	s.planSeeds()
 	return err
 }
 

@@ -34,6 +34,7 @@ type run struct {
 	standbyUUID string
 	made        []state.Object // of the replica; kept once they may hold data
 	disks       []*diskRun
+	seeds       []*seedRun
 	samples     int64 // of each disk that were read back
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
@@ -114,6 +115,7 @@ var (
 		{report.PhasePrepare, (*run).checkRecord},
 		{"", (*run).prepareSource},
 		{"", (*run).prepareTarget},
+		{"", (*run).prepareSeeds},
 		{report.PhaseSpawn, (*run).spawn},
 		{"", (*run).checkAgain},
 		{"", (*run).noteHosts},
@@ -228,7 +230,7 @@ func (r *run) spawn(ctx context.Context) error {
 	return r.plug(ctx)
 }
 
-// plug attaches the clones to the source's delegate and the replica's disks to the target's.
+// plug attaches the clones to the source's delegate, and the replica's disks and the seeds to the target's.
 func (r *run) plug(ctx context.Context) error {
 	source := func(ctx context.Context) (err error) {
 		for _, d := range r.disks {
@@ -244,7 +246,7 @@ func (r *run) plug(ctx context.Context) error {
 				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
 			}
 		}
-		return nil
+		return r.plugSeeds(ctx)
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source(groupCtx) })

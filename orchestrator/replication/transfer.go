@@ -133,6 +133,7 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 		receive.Trusted = control.TrustPeer
 	}
 	sink := control.Sink{Peer: peer(d.delegates.target, token), Trusted: trusted}
+	receive.Seeds = d.seedsOf(d.plan)
 	receive.Peer = new(peer(d.delegates.source, token))
 	dialled := &sink.Peer
 	if d.request.Direction == report.Push {

@@ -27,6 +27,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 		string(replica.KindSnapshot):     u.removeSnapshot,
 		string(replica.KindRestorePoint): u.removeSnapshot,
 		string(replica.KindClone):        u.removeDisk,
+		string(replica.KindSeed):         u.removeDisk,
 		string(replica.KindReplicaDisk):  u.removeDisk,
 		string(replica.KindScratch):      u.removeDisk,
 		string(replica.KindReplica):      u.removeReplica,
@@ -73,7 +74,7 @@ func (u undoer) find(ctx context.Context, api xapi.API, o state.Object) ([]xapi.
 
 // origin is the object that a clone was made of, and that bears the same name.
 func (u undoer) origin(ctx context.Context, api xapi.API, o state.Object) (xapi.Ref, error) {
-	if o.Kind != string(replica.KindClone) {
+	if o.Kind != string(replica.KindClone) && o.Kind != string(replica.KindSeed) {
 		return "", nil
 	}
 	ref, err := xapi.GetByUUID(ctx, api, o.Class, o.Origin)
