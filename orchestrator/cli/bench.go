@@ -21,7 +21,7 @@ func (a *app) bench() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench --source FILE --target FILE",
 		Short: "Measure the engine between two images; the target is written",
-		Long: "Brings the target to the content of the source, by the engine and over TLS on the loopback device, with each\nend in a process of its own, and prints one row of measurements. Both may be image files or block devices.\n\n" +
+		Long: "Brings the target to the content of the source, by the engine and over TLS on the loopback device, with each\nend in a process of its own, and prints one row of measurements. Both may be image files or block devices; where a\nfile has holes it is not read.\n\n" +
 			"With --trust the target is read first, untimed, for the manifest that a trusted run has of its replica.\n" +
 			"With --line the ends talk over a line that is thin and long: --line 100mbit,100ms passes 100 Mbit of TCP payload a\nsecond each way, at a round trip of 100 ms as ping would show it.",
 		Args: cobra.NoArgs,

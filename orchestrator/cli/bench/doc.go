@@ -9,6 +9,8 @@
 //	 ├──▶ End, receiver ── opens target, listens ◀──┐
 //	 └──▶ End, sender ──── opens source ── "go" ────┘ TLS 1.3, keys drawn for this run
 //
+// Holes of a file are told to the engine as a map of what is allocated (transfer.Hint).
+//
 // The clock runs from "go", when both ends have their disks open, until both have reported; the receiver reports after its final
 // flush. Row is what comes out, in the units of its field names. With a line the sender dials
 // a proxy in the parent (netproto/line), whose own time and memory are not counted.
