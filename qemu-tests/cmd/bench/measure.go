@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,7 +124,9 @@ func (b *bench) measure(ctx context.Context, w workload, work *dataset.Workload)
 	}
 	work.Untouched()
 	for round := range b.repeat {
-		for _, e := range entries {
+		// A disk remembers what ran before, in caches of its own or as credit for a burst: no tool shall always follow the same one.
+		for _, i := range rand.New(rand.NewPCG(uint64(round), 0)).Perm(len(entries)) {
+			e := entries[i]
 			if e.err != nil {
 				continue
 			}
