@@ -34,13 +34,16 @@ type spot struct {
 	b int
 }
 
-// newHold makes one for a sink; one that is all zero holds nothing to wait for.
-func newHold(t Tuning, g manifest.Geometry, sink Baseline) *hold {
-	if _, empty := sink.(*zeroBaseline); empty {
-		t.Defer = -1
-	}
+// newHold makes one for a sink. In extents that are all zero there is nothing to wait for.
+func newHold(t Tuning, g manifest.Geometry, sink Baseline, key manifest.Key) *hold {
 	h := &hold{sought: make(map[shortDigest]spot), allowance: newAllowance(t, g)}
-	h.allowance.content = int(g.Blocks())
+	hasher := key.NewHasher()
+	zero, last := newZeroExtent(hasher, manifest.Geometry{Size: manifest.ExtentSize}, 0), newZeroExtent(hasher, g, g.Extents()-1)
+	for number, digest := range sink.Extents() {
+		if digest != zero.digest && digest != last.digest {
+			h.allowance.content += g.BlocksIn(uint32(number))
+		}
+	}
 	return h
 }
 

@@ -106,7 +106,7 @@ func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int)
 	}
 	if sink.Trusted != nil {
 		s.seen = newIndex(cmp.Or(spec.Index, DefaultIndex)/int64(len(spec.Sinks)), int64(g.Blocks()))
-		s.hold = newHold(spec.Tuning, g, sink.Trusted)
+		s.hold = newHold(spec.Tuning, g, sink.Trusted, spec.Key)
 	}
 	maps.Copy(s.sent, sink.Sent) // which may be cut again before it gets there
 	s.forget(sink.Start)
