@@ -23,8 +23,8 @@ type Display struct {
 
 	mu     sync.Mutex
 	run    string // the id of the run shown
-	phase  report.Phase
-	events int // of the run, shown so far
+	phases int    // of the run, shown so far
+	events int    // likewise
 	disks  map[string]*disk
 	step   string // the latest of Step and Amount
 	shown  time.Time
@@ -72,11 +72,10 @@ func (d *Display) Observe(run report.Run) {
 	defer d.mu.Unlock()
 	if run.ID != d.run {
 		d.finishBars()
-		d.run, d.phase, d.events, d.disks = run.ID, "", 0, map[string]*disk{}
+		d.run, d.phases, d.events, d.disks = run.ID, 0, 0, map[string]*disk{}
 	}
-	if n := len(run.Phases); n > 0 && run.Phases[n-1].Phase != d.phase {
-		d.phase = run.Phases[n-1].Phase
-		d.line("%s", phaseText(d.phase))
+	for ; d.phases < len(run.Phases); d.phases++ { // those that were over between two looks, too
+		d.line("%s", phaseText(run.Phases[d.phases].Phase))
 	}
 	for ; d.events < len(run.Events); d.events++ {
 		d.line("note: %s", run.Events[d.events].Text)
