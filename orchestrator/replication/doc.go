@@ -26,6 +26,7 @@
 //     long as no host of the target was rebooted since; else everything is read and compared.
 //   - The run after one that ended badly relies on what that one had noted, and reads what is in doubt; see unfinished.go. Without
 //     the wish to trust, or where anything speaks against it, everything is read and compared.
+//   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication
