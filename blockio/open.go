@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,6 +117,9 @@ func (d *file) measure(create int64, sectorOf func(*os.File) (int, error)) error
 		if err := errors.Join(f.Truncate(0), f.Truncate(create)); err != nil {
 			return wrapNoSpace(err)
 		}
+		if info, err = f.Stat(); err != nil {
+			return err
+		}
 	}
 	// Seeking works for files and block devices alike and, unlike Stat, knows a block device's size.
 	if d.size, err = f.Seek(0, io.SeekEnd); err != nil {
@@ -133,6 +137,9 @@ func (d *file) measure(create int64, sectorOf func(*os.File) (int, error)) error
 	}
 	if err != nil {
 		return err
+	}
+	if status, known := info.Sys().(*syscall.Stat_t); known && !d.block && d.direct != nil {
+		d.holes.Store(status.Blocks*512 < d.size) // st_blocks counts 512 bytes always (stat(2))
 	}
 	switch {
 	case d.direct == nil:

@@ -172,6 +172,37 @@ func TestShrunkImage(t *testing.T) {
 }
 
 // TestZeroesKeepImagesSparse also holds what zeroing is for: a replica of an empty disk takes no room.
+// A write into a hole takes the space that it needs, and no more.
+func TestWritesKeepImagesSparse(t *testing.T) {
+	const size, length = 8 << 20, 64 << 10
+	path := filepath.Join(blockiotest.DirectDirectory(t), "image")
+	device := mustOpen(t, path, blockio.Options{Create: size})
+	want := make([]byte, size)
+	for _, off := range []int64{0, 3 << 20, 5<<20 + 4096, size - length} {
+		copy(want[off:], bytes.Repeat([]byte{byte(off>>20) + 1}, length))
+		if _, err := device.WriteAt(want[off:off+length], off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make([]byte, size)
+	if _, err := device.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image differs from what was written, %v", err)
+	}
+	if got := allocated(t, device, path); got < 4*length || got > 6*length {
+		t.Errorf("%d bytes are allocated after writing %d", got, 4*length)
+	}
+}
+
+// allocated is how many bytes an image takes on its file system.
+func allocated(t *testing.T, device blockio.Device, path string) int64 {
+	t.Helper()
+	var status unix.Stat_t
+	if err := errors.Join(device.Flush(), unix.Stat(path, &status)); err != nil {
+		t.Fatal(err)
+	}
+	return status.Blocks * 512
+}
+
 func TestZeroesKeepImagesSparse(t *testing.T) {
 	const size = 8 << 20
 	path := filepath.Join(blockiotest.DirectDirectory(t), "image")
@@ -180,21 +211,13 @@ func TestZeroesKeepImagesSparse(t *testing.T) {
 	if _, err := device.WriteAt(full, 0); err != nil {
 		t.Fatal(err)
 	}
-	allocated := func() int64 {
-		t.Helper()
-		var status unix.Stat_t
-		if err := errors.Join(device.Flush(), unix.Stat(path, &status)); err != nil {
-			t.Fatal(err)
-		}
-		return status.Blocks * 512
-	}
-	if got := allocated(); got < size {
+	if got := allocated(t, device, path); got < size {
 		t.Fatalf("%d bytes are allocated after writing %d", got, size)
 	}
 	if err := device.WriteZeroes(0, size); err != nil {
 		t.Fatal(err)
 	}
-	if got := allocated(); got > size/8 {
+	if got := allocated(t, device, path); got > size/8 {
 		t.Errorf("%d bytes are still allocated after zeroing", got)
 	}
 }
