@@ -20,7 +20,7 @@ type Version struct{ Major, Minor uint16 }
 
 // VersionMajor and VersionMinor are what this package speaks.
 const (
-	VersionMajor = 2
+	VersionMajor = 3
 	VersionMinor = 0
 )
 

@@ -29,6 +29,7 @@ func (r *receiver) await(d shortDigest, p place) (wanted bool) {
 	deferred := r.searches > 0 && r.allowance.admit()
 	if deferred {
 		p.it.deferred |= 1 << p.b
+		r.moor(p)
 	}
 	r.waiting[d] = awaited{first: p, asked: !deferred}
 	return !deferred
@@ -86,6 +87,7 @@ func (r *receiver) serve(ctx context.Context, d manifest.Digest, content []byte,
 	}
 	delete(r.waiting, d.Short()) // from now on the index knows it
 	w.first.it.deferred &^= 1 << w.first.b
+	r.castOff(w.first)
 	r.allowance.found()
 	r.mu.Unlock()
 	if err := r.closeAnswer(ctx, w.first.it); err != nil {
@@ -142,6 +144,7 @@ func (r *receiver) due() (it *item, blocks uint64) {
 	blocks, it.deferred, it.told = it.deferred, 0, false
 	for b := range ones(blocks) {
 		r.allowance.asked()
+		r.castOff(place{it, b})
 		w := r.waiting[it.short(b)]
 		w.asked = true
 		r.waiting[it.short(b)] = w
@@ -157,13 +160,20 @@ func (v *resolver) overdue(ctx context.Context) error {
 		if it == nil {
 			return nil
 		}
+		var f found
+		chain := v.chain // which goes on with the next offer
+		v.chain.left = 0
+		v.lookUp(&f, it, blocks)
+		v.chain = chain
 		var candidates []*candidate
-		for b := range ones(blocks) {
-			if from, ok := v.seen.find(it.short(b)); ok {
-				candidates = append(candidates, &candidate{place: place{it, b}, short: it.short(b), from: []uint32{from}})
-			}
+		for b := range ones(f.known | f.guess) {
+			candidates = append(candidates, &candidate{place: place{it, b}, short: it.short(b), from: []position{f.from[b]}})
 		}
-		if err := v.copy(ctx, candidates); err != nil {
+		inside, outside := v.divide(candidates)
+		if err := v.copyInside(ctx, inside); err != nil {
+			return err
+		}
+		if err := v.copy(ctx, outside); err != nil {
 			return err
 		}
 		wanted := blocks

@@ -100,6 +100,9 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 		return nil
 	}
 	p := &pending{extent: e, holds: true}
+	if s.sinkSurveys() {
+		p.anchors = blockAnchors(e)
+	}
 	if err := s.admit(ctx, p); err != nil {
 		e.release()
 		return err

@@ -33,27 +33,28 @@ func newCopier(key manifest.Key) (c copier) {
 type candidate struct {
 	place
 	short shortDigest
-	from  []uint32
+	from  []position
 
 	// The outcome.
 	held bool
-	at   uint32
+	at   position
 }
 
 // lookUp finds the wanted blocks of an extent in the index, as far as the peer
 // has not named them, and guesses others beside them.
 func (v *resolver) lookUp(f *found, it *item, wanted uint64) {
-	guessing := v.seen.sampling() || len(v.seeds) > 0
 	for b := range ones(wanted &^ f.known) {
-		if from, ok, gap := v.seen.lookUp(it.short(b)); ok {
+		from, ok, gap := v.seen.lookUp(it.short(b))
+		if !ok {
+			from, ok = v.sighted(it, b)
+		}
+		if ok {
 			f.set(b, from)
 		} else if len(v.seeds) == 0 && gap {
 			f.gaps |= 1 << b
 		}
 	}
-	if guessing {
-		v.chain.extend(f, firstBlock(it.number), wanted, v.limit)
-	}
+	v.chain.extend(f, extentPosition(it.number), wanted, v.limit, v.seen.sampling() || len(v.seeds) > 0)
 }
 
 // candidates lists where to look for the wanted blocks of an extent.
@@ -82,11 +83,11 @@ func (v *resolver) candidates(f *found, it *item, wanted uint64) (list []*candid
 	return list
 }
 
-// divide tells the candidates that lie in the extent which they are wanted in
-// from others.
+// divide tells the candidates that lie in the extent which they are wanted in, if only
+// with a part, from others.
 func (v *resolver) divide(candidates []*candidate) (inside, outside []*candidate) {
 	for _, c := range candidates {
-		if c.from[0]/manifest.BlocksPerExtent == c.it.number {
+		if first, last := c.from[0], c.from[0]+partsPerBlock-1; first.extent() == c.it.number || last.extent() == c.it.number {
 			inside = append(inside, c)
 		} else {
 			outside = append(outside, c)
@@ -100,7 +101,7 @@ func (v *resolver) divide(candidates []*candidate) (inside, outside []*candidate
 // overwritten.
 func (v *resolver) copyInside(ctx context.Context, candidates []*candidate) error {
 	slices.SortStableFunc(candidates, func(a, b *candidate) int {
-		down := func(c *candidate) bool { return int(c.from[0]%manifest.BlocksPerExtent) > c.b }
+		down := func(c *candidate) bool { return c.from[0] > extentPosition(c.it.number)+position(c.b)*partsPerBlock }
 		switch {
 		case down(a) && down(b):
 			return cmp.Compare(a.b, b.b)
@@ -161,28 +162,38 @@ func (v *resolver) each(ctx context.Context, n int, do func(i, worker int) error
 func (v *resolver) copyOne(ctx context.Context, c *candidate, buf []byte, h *manifest.Hasher) error {
 	target := firstBlock(c.it.number) + uint32(c.b)
 	off, length := v.geometry.BlockRange(target)
-	for _, block := range c.from {
-		src, from, n := v.locate(block)
-		if n != length {
+	for _, from := range c.from {
+		full, ok, err := v.try(c.short, from, buf[:length], h)
+		if err != nil {
+			return err
+		}
+		if !ok {
 			continue
 		}
-		if err := readFull(src, buf[:n], from); err != nil {
-			return fmt.Errorf("read a block to copy: %w", err)
-		}
-		v.progress.read.Add(int64(n))
-		full := h.Block(buf[:n])
-		if full.Short() != c.short {
-			continue
-		}
-		if err := v.put(buf[:n], off); err != nil {
+		if err := v.put(buf[:length], off); err != nil {
 			return err
 		}
 		c.it.blocks[c.b] = full
-		v.seen.put(c.short, target, 0)
-		c.held, c.at = true, block
-		return v.share(ctx, c, full, buf[:n], h)
+		v.seen.put(c.short, blockPosition(target), 0)
+		c.held, c.at = true, from
+		return v.share(ctx, c, full, buf[:length], h)
 	}
 	return nil
+}
+
+// try reads what lies at a position, as much as buf has room for, and tells whether it
+// is the content of a digest.
+func (r *receiver) try(short shortDigest, from position, buf []byte, h *manifest.Hasher) (full manifest.Digest, ok bool, err error) {
+	src, off, rest := r.locate(from)
+	if rest < int64(len(buf)) {
+		return full, false, nil
+	}
+	if err := readFull(src, buf, off); err != nil {
+		return full, false, fmt.Errorf("read a block to copy: %w", err)
+	}
+	r.progress.read.Add(int64(len(buf)))
+	full = h.Block(buf)
+	return full, full.Short() == short, nil
 }
 
 // share writes what was found for a candidate to the places that wait for the
@@ -223,7 +234,7 @@ func (r *receiver) alias(ctx context.Context, p place, d manifest.Digest, conten
 		return err
 	}
 	p.it.blocks[p.b] = d
-	r.seen.put(d.Short(), target, 0)
+	r.seen.put(d.Short(), blockPosition(target), 0)
 	r.progress.copied.Add(int64(n))
 	return r.settle(ctx, p.it, 1<<p.b, h)
 }

@@ -9,13 +9,16 @@ type Index struct{ x *index }
 func NewIndex(memory, blocks int64) Index { return Index{newIndex(memory, blocks)} }
 
 // Put puts a block.
-func (i Index) Put(d manifest.Digest, block uint32) { i.x.put(d.Short(), block, 0) }
+func (i Index) Put(d manifest.Digest, block uint32) { i.x.put(d.Short(), blockPosition(block), 0) }
 
 // Find finds a block.
-func (i Index) Find(d manifest.Digest) (uint32, bool) { return i.x.find(d.Short()) }
+func (i Index) Find(d manifest.Digest) (uint32, bool) {
+	at, ok := i.x.find(d.Short())
+	return at.block(), ok
+}
 
 // Remove removes a block.
-func (i Index) Remove(d manifest.Digest, block uint32) { i.x.remove(d.Short(), block) }
+func (i Index) Remove(d manifest.Digest, block uint32) { i.x.remove(d.Short(), blockPosition(block)) }
 
 // Bytes is its memory.
 func (i Index) Bytes() int { return len(i.x.digests)*8 + len(i.x.blocks)*4 }
@@ -33,9 +36,9 @@ func (i Index) Follow(digests []manifest.Digest, first uint32, shift int64) (rig
 				f.gaps |= 1 << b
 			}
 		}
-		c.extend(&f, first+uint32(at), ^uint64(0), 1<<32)
+		c.extend(&f, blockPosition(first+uint32(at)), ^uint64(0), 1<<36, true)
 		for b := range ones(f.known | f.guess) {
-			if int64(f.from[b])+shift == int64(first)+int64(at+b) {
+			if int64(f.from[b].block())+shift == int64(first)+int64(at+b) {
 				right++
 			}
 		}

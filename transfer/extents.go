@@ -33,6 +33,7 @@ type extent struct {
 	chunks  []*blockio.Chunk // nil where nothing was read
 	sparse  [][]byte         // in place of chunks when few blocks were read; by number
 
+	sums    []uint32 // of the parts of what was read, where they are asked for
 	assumed *assumptions
 	key     manifest.Key
 	mu      sync.Mutex        // held by load
@@ -157,10 +158,10 @@ func hashers() int { return max(1, runtime.GOMAXPROCS(0)) }
 
 // scanExtents reads a disk up to its logical size, in order, and hashes on all
 // cores. It calls visit for each extent from start on, in order; visit owns one
-// hold on it. What is assumed is not read.
+// hold on it. What is assumed is not read. Parts are summed when the scan is for anchors.
 //
 //	disk ─ reads in flight ─> extents ─> hashers ─> in order ─> visit
-func scanExtents(ctx context.Context, src Source, g manifest.Geometry, start uint32, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, visit func(*extent) error) error {
+func scanExtents(ctx context.Context, src Source, g manifest.Geometry, start uint32, key manifest.Key, t Tuning, p *Progress, assumed *assumptions, summed bool, visit func(*extent) error) error {
 	workers := hashers()
 	p.workers(StageHash, workers)
 	buffers, depth, _ := t.buffers(workers)
@@ -192,6 +193,9 @@ func scanExtents(ctx context.Context, src Source, g manifest.Geometry, start uin
 			}
 			assumed.assume(number, p)
 			e.assumed, e.key = assumed, key
+			if summed {
+				e.sums = make([]uint32, 0, len(e.chunks)*(blockio.RequestSize/partSize))
+			}
 			if digest, ok := assumed.whole(number); ok {
 				e.digest = digest
 				close(e.hashed)
@@ -299,6 +303,9 @@ func (e *extent) hash(ctx context.Context, h *manifest.Hasher, g manifest.Geomet
 		default:
 			e.blocks[b] = h.Block(e.block(b))
 		}
+		if e.sums != nil && e.has(b) {
+			e.sums = appendSums(e.sums, e.block(b))
+		}
 	}
 	e.digest = h.Extent(e.blocks)
 	if base|zero != 0 {
@@ -328,7 +335,7 @@ func Scan(ctx context.Context, spec ScanSpec) (ScanResult, error) {
 	}
 	rec := newRecorder(spec.Known, spec.Records, spec.Start)
 	err = rec.during(ctx, func(ctx context.Context) error {
-		return scanExtents(ctx, spec.Source, g, spec.Start, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
+		return scanExtents(ctx, spec.Source, g, spec.Start, spec.Key, spec.Tuning, p, assumed, false, func(e *extent) error {
 			defer e.release()
 			root.add(e)
 			if err := rec.addExtent(ctx, e); err != nil {

@@ -57,7 +57,7 @@ func (h *hold) push(d *described) {
 		short := d.extent.blocks[b].Short()
 		if s, ok := h.sought[short]; ok {
 			if s.d != d { // of its own extent the sink reads before it writes, and sees that they are alike
-				d.found.set(b, s.block())
+				d.found.set(b, s.position())
 			}
 		} else if h.allowance.admit() {
 			h.sought[short] = spot{d, b}
@@ -68,7 +68,7 @@ func (h *hold) push(d *described) {
 	}
 }
 
-func (s spot) block() uint32 { return firstBlock(s.d.number) + uint32(s.b) }
+func (s spot) position() position { return extentPosition(s.d.number) + position(s.b)*partsPerBlock }
 
 // meet says what the sink holds in an extent, and will hold until every offer that
 // is held back now was answered. It reports whether the oldest of these lacks nothing
@@ -84,7 +84,7 @@ func (h *hold) meet(extent uint32, blocks []manifest.Digest, listed uint64) bool
 		if s, ok := h.sought[short]; ok {
 			delete(h.sought, short)
 			s.d.lacks &^= 1 << s.b
-			s.d.found.set(s.b, firstBlock(extent)+uint32(b))
+			s.d.found.set(s.b, extentPosition(extent)+position(b)*partsPerBlock)
 			h.allowance.found()
 		}
 	}

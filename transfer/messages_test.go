@@ -61,7 +61,8 @@ var codecs = map[string]struct {
 	"offer": {
 		(&offer{
 			extent: 1, parts: true, blocks: 1<<31 | 1<<2 | 1, zero: 1, copied: 1 << 2,
-			digests: []shortDigest{filled[shortDigest](0xbb), filled[shortDigest](0xcc)}, sources: []uint32{7},
+			digests: []shortDigest{filled[shortDigest](0xbb), filled[shortDigest](0xcc)}, sources: []position{7*partsPerBlock + 3},
+			anchors: anchors{1 << 31, []anchor{0x0102030405}},
 		}).append(nil),
 		func(p []byte) ([]byte, error) {
 			m, err := decodeOffer(p, sixMiB)
@@ -182,12 +183,14 @@ func TestRefused(t *testing.T) {
 		"negative size":           {"open", change("open", 8, 0x80)},
 		"size of zero":            {"open", change("open", 13, 0)},
 		"extent beyond":           {"offer", change("offer", 3, 2)},
-		"unknown flag":            {"offer", change("offer", 4, 4)},
+		"unknown flag":            {"offer", change("offer", 4, 8)},
+		"anchor of what is zero":  {"offer", change("offer", 79, 0x01)},
+		"no anchor":               {"offer", change("offer", 76, 0)[:80]},
 		"reserved byte of OFFER":  {"offer", change("offer", 7, 1)},
 		"block beyond":            {"offer", change("offer", 8, 0x80)},
 		"zero not offered":        {"offer", change("offer", 22, 0x01)},
 		"copied not offered":      {"offer", change("offer", 30, 0x01)},
-		"copy from beyond":        {"offer", change("offer", 67, 96)},
+		"copy from beyond":        {"offer", change("offer", 70, 6)},
 		"wanted extent beyond":    {"want", change("want", 3, 2)},
 		"wanted block beyond":     {"want", change("want", 4, 1)},
 		"wanted now and later":    {"want", change("want", 16, 0x80)},

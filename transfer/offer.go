@@ -235,14 +235,14 @@ func (s *sendSession) locate(d *described, held []manifest.Digest) {
 		if from, ok, gap := s.seen.lookUp(d.extent.blocks[b].Short()); ok {
 			d.found.set(b, from)
 		} else if i := slices.Index(held, d.extent.blocks[b]); i >= 0 {
-			d.found.set(b, first+uint32(i))
+			d.found.set(b, blockPosition(first+uint32(i)))
 		} else if gap {
 			d.found.gaps |= 1 << b
 		}
 	}
 	s.hold.same(bits.OnesCount64(fullBitmap(s.geometry, d.number)&^d.blocks&^d.extent.zero | d.found.known))
 	if s.seen.sampling() {
-		s.chain.extend(&d.found, first, wanted, int64(s.geometry.Blocks()))
+		s.chain.extend(&d.found, blockPosition(first), wanted, blockPosition(s.geometry.Blocks()), true)
 	}
 	s.seen.putExtent(d.extent, ^uint64(0), first, ^uint32(0))
 }
@@ -257,6 +257,7 @@ func (d *described) message() *offer {
 			m.sources = append(m.sources, d.found.from[b])
 		}
 	}
+	m.anchors = d.anchors.only(d.blocks &^ d.zero &^ m.copied)
 	return m
 }
 

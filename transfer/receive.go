@@ -26,8 +26,9 @@ type receiver struct {
 	progress *Progress
 	records  *recorder
 	seen     *index // what target and seeds hold, as a hint
+	anchors  *index // the same of windows; nil when nothing is scanned
 	seeds    []*seed
-	limit    int64 // blocks of target and seeds
+	limit    position // behind target and seeds
 	list     *resultDigest
 	root     *rootHasher  // nil when trusted
 	from     uint32       // the conversation's first extent
@@ -55,6 +56,8 @@ type receiver struct {
 	queue   []*item            // extents in order, from the watermark on
 	open    map[uint32]*item   // offered, not settled
 	waiting map[shortDigest]awaited
+	moored  map[anchor]place // of those that wait and are deferred
+	hits    []hit            // that scans found for these
 
 	searches  int     // scans under way in which deferred content may be found
 	deferring []*item // with deferred blocks, oldest first
@@ -90,6 +93,8 @@ type place struct {
 	it *item
 	b  int
 }
+
+func (p place) position() position { return extentPosition(p.it.number) + position(p.b)*partsPerBlock }
 
 const (
 	// flushBytes and ackExtents are how much may be done between two ACKs:
@@ -152,11 +157,11 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 	r := &receiver{
 		ReceiveSpec: spec, geometry: g, progress: orNew(spec.Progress), records: newRecorder(spec.Known, spec.Records, spec.Start),
 		assumed: assumed, durable: spec.Start,
-		seen: newIndex(spec.Index, blocks), seeds: seeds, limit: blocks, allowance: newAllowance(spec.Tuning, g), list: newResultDigest(),
+		seeds: seeds, limit: position(blocks) * partsPerBlock, allowance: newAllowance(spec.Tuning, g), list: newResultDigest(),
 		offers: make(chan *item, maxOffers), data: make(chan netproto.Frame, writers(spec.Memory)),
 		inVain: resumeChecks, kick: make(chan struct{}, 1), passOn: make(chan struct{}, 1), told: make(chan struct{}),
 		look: make(chan struct{}, 1), missing: make(chan struct{}),
-		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest]awaited),
+		scanned: make(map[uint32]*extent), open: make(map[uint32]*item), waiting: make(map[shortDigest]awaited), moored: make(map[anchor]place),
 	}
 	r.Conn = cuttable{spec.Conn}
 	r.result.Trusted = spec.Trusted
@@ -167,17 +172,32 @@ func newReceiver(spec ReceiveSpec) (*receiver, error) {
 		r.searches++
 	}
 	if len(seeds) > 0 {
-		r.seen.fixed = seeds[0].first
 		r.searches++
 		r.allowance.content = int(blocks) // so much at most
 		r.inVain += r.allowance.most      // what waited was overtaken
 	}
+	r.index(blocks)
 	r.progress.begin(g, spec.Start)
 	for stage, n := range map[Stage]int{StageHash: hashers(), StageCompress: min(cap(r.data), hashers()), StageWrite: cap(r.data)} {
 		r.progress.workers(stage, n)
 	}
 	r.progress.watchWire(func() int64 { stats := r.Conn.Stats(); return stats.BytesRead + stats.BytesWritten })
 	return r, nil
+}
+
+// index makes the indexes of the blocks that target and seeds have. Where windows are
+// looked for, half of the memory is theirs.
+func (r *receiver) index(blocks int64) {
+	memory := cmp.Or(r.Index, DefaultIndex)
+	if !r.Trusted || len(r.seeds) > 0 {
+		memory /= 2
+		r.anchors = newIndex(memory, blocks*partsPerBlock/anchorEvery)
+	}
+	r.seen = newIndex(memory, blocks)
+	if len(r.seeds) > 0 {
+		r.seen.fixed = r.seeds[0].first
+		r.anchors.fixed = r.seeds[0].first
+	}
 }
 
 func (r *receiver) run(ctx context.Context) error {

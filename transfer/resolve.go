@@ -27,10 +27,16 @@ func (r *receiver) resolve(ctx context.Context) error {
 			if !more {
 				return context.Cause(ctx)
 			}
+			if err := v.follow(ctx); err != nil {
+				return err
+			}
 			if err := v.settleOffer(ctx, it); err != nil {
 				return err
 			}
 		case <-r.look:
+		}
+		if err := v.follow(ctx); err != nil {
+			return err
 		}
 		if err := v.overdue(ctx); err != nil {
 			return err
@@ -111,7 +117,7 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 		}
 	}
 	for b := range ones(same &^ m.zero) { // rather than what is overwritten
-		v.seen.put(it.short(b), firstBlock(it.number)+uint32(b), 0)
+		v.seen.put(it.short(b), place{it, b}.position(), 0)
 	}
 	open := m.blocks &^ zero &^ same
 	v.lookUp(&f, it, open)
@@ -128,7 +134,7 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 	}
 	if !v.Trusted {
 		for b := range ones(m.blocks &^ same) {
-			v.seen.remove(old[b], firstBlock(it.number)+uint32(b))
+			v.seen.remove(old[b], place{it, b}.position())
 		}
 	}
 	v.chain.left = 0
@@ -136,7 +142,7 @@ func (v *resolver) answer(ctx context.Context, it *item) (wanted uint64, err err
 		v.judge(c)
 		if c.held {
 			f.from[c.b] = c.at
-			v.chain.follow(&f, firstBlock(it.number), c.b)
+			v.chain.follow(&f, extentPosition(it.number), c.b)
 			if err := v.finish(ctx, c); err != nil {
 				return 0, err
 			}
@@ -160,6 +166,7 @@ func (v *resolver) awaitAll(ctx context.Context, it *item, open uint64, tried *f
 	for b := range ones(open) {
 		p, short := place{it, b}, it.short(b)
 		if !v.await(short, p) {
+			v.lookAgain(p)
 			continue
 		}
 		// A writer puts what came into the index before it ends the wait for it.
@@ -168,7 +175,7 @@ func (v *resolver) awaitAll(ctx context.Context, it *item, open uint64, tried *f
 			wanted |= 1 << b
 			continue
 		}
-		c := &candidate{place: p, short: short, from: []uint32{from}}
+		c := &candidate{place: p, short: short, from: []position{from}}
 		if err := v.copyOne(ctx, c, v.copier.buffers[0], v.copier.hashers[0]); err != nil {
 			return 0, err
 		}

@@ -20,8 +20,11 @@ func (r *receiver) scan(ctx context.Context) error {
 		return err
 	}
 	h := r.Key.NewHasher()
-	err := scanExtents(ctx, r.Target, r.geometry, r.from, r.Key, r.Tuning, r.progress, r.assumed, func(e *extent) error {
+	survey := surveyor{next: r.from}
+	err := scanExtents(ctx, r.Target, r.geometry, r.from, r.Key, r.Tuning, r.progress, r.assumed, true, func(e *extent) error {
 		r.seen.putExtent(e, ^uint64(0), firstBlock(e.number), firstBlock(r.settledBelow()))
+		r.sight(survey.survey(e, 0), firstBlock(r.settledBelow()))
+		e.sums = nil
 		err := r.match(ctx, e, h)
 		e.release()
 		if err != nil {

@@ -54,16 +54,16 @@ func newSeeds(spec ReceiveSpec) (seeds []*seed, limit int64, err error) {
 	return seeds, limit, nil
 }
 
-// locate tells where a numbered block lies.
-func (r *receiver) locate(block uint32) (src io.ReaderAt, off int64, length int) {
+// locate tells where a position lies, and how many bytes its disk has from there on.
+func (r *receiver) locate(p position) (src io.ReaderAt, off, rest int64) {
 	for _, s := range r.seeds {
-		if block >= s.first && block-s.first < s.geometry.Blocks() {
-			off, length = s.geometry.BlockRange(block - s.first)
-			return s.Source, off, length
+		if first := blockPosition(s.first); p >= first && p.block()-s.first < s.geometry.Blocks() {
+			off = int64(p-first) * partSize
+			return s.Source, off, s.Size - off
 		}
 	}
-	off, length = r.geometry.BlockRange(block)
-	return r.Target, off, length
+	off = int64(p) * partSize
+	return r.Target, off, r.Size - off
 }
 
 // tryBeside adds, for blocks that were found nowhere, the same places on the
@@ -71,8 +71,9 @@ func (r *receiver) locate(block uint32) (src io.ReaderAt, off int64, length int)
 func (v *resolver) tryBeside(c *candidate) {
 	for _, s := range v.seeds {
 		block := firstBlock(c.it.number) + uint32(c.b)
-		if block < s.geometry.Blocks() && (s.credit > 0 || c.b%seedProbe == 0) && !slices.Contains(c.from, s.first+block) {
-			c.from = append(c.from, s.first+block)
+		beside := blockPosition(s.first + block)
+		if block < s.geometry.Blocks() && (s.credit > 0 || c.b%seedProbe == 0) && !slices.Contains(c.from, beside) {
+			c.from = append(c.from, beside)
 		}
 	}
 }
@@ -80,7 +81,7 @@ func (v *resolver) tryBeside(c *candidate) {
 // judge adapts the credit of seeds to what became of a candidate.
 func (v *resolver) judge(c *candidate) {
 	for _, s := range v.seeds {
-		beside := s.first + firstBlock(c.it.number) + uint32(c.b)
+		beside := blockPosition(s.first + firstBlock(c.it.number) + uint32(c.b))
 		switch {
 		case !slices.Contains(c.from, beside):
 		case c.held && c.at == beside:
@@ -132,9 +133,11 @@ func (r *receiver) learnOne(ctx context.Context, s *seed) error {
 	h := r.Key.NewHasher()
 	if s.Digests == nil {
 		whole := &assumptions{geometry: s.geometry}
-		return scanExtents(ctx, s.Source, s.geometry, 0, r.Key, r.Tuning, r.progress, whole, func(e *extent) error {
+		var survey surveyor
+		return scanExtents(ctx, s.Source, s.geometry, 0, r.Key, r.Tuning, r.progress, whole, true, func(e *extent) error {
 			defer e.release()
 			r.seen.putExtent(e, ^uint64(0), s.first+firstBlock(e.number), ^uint32(0))
+			r.sight(survey.survey(e, blockPosition(s.first)), ^uint32(0))
 			return r.match(ctx, e, h)
 		})
 	}

@@ -55,7 +55,7 @@ func Send(ctx context.Context, spec SendSpec) (SendResult, error) {
 			}
 		})
 	}
-	err = scanExtents(ctx, spec.Source, g, start, spec.Key, spec.Tuning, p, assumed, func(e *extent) error {
+	err = scanExtents(ctx, spec.Source, g, start, spec.Key, spec.Tuning, p, assumed, false, func(e *extent) error {
 		defer e.release()
 		root.add(e)
 		for _, s := range sessions {

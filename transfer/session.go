@@ -73,8 +73,9 @@ type sendSession struct {
 // pending is an extent on its way from compare to deliver.
 type pending struct {
 	*extent
-	parts  bool   // the offer asked for part digests
-	listed uint64 // blocks that an answer may ask for; set before the offer
+	parts   bool    // the offer asked for part digests
+	listed  uint64  // blocks that an answer may ask for; set before the offer
+	anchors anchors // where the sink looks for them
 
 	// Guarded by the session's mu.
 	holds    bool     // its data is held

@@ -78,7 +78,7 @@ func Verify(ctx context.Context, spec VerifySpec) (result VerifyResult, err erro
 	p.begin(g, 0)
 	defer p.end()
 	next := 0
-	err = scanExtents(ctx, spec.Source, g, 0, spec.Key, spec.Tuning, p, sampled(spec.Sample, g), func(e *extent) error {
+	err = scanExtents(ctx, spec.Source, g, 0, spec.Key, spec.Tuning, p, sampled(spec.Sample, g), false, func(e *extent) error {
 		defer e.release()
 		if e.digest != spec.Want[next] {
 			result.Count++

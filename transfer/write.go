@@ -108,7 +108,7 @@ func (w *writer) expected(m dataHeader) (*item, error) {
 // waits for it.
 func (w *writer) spread(ctx context.Context, from place, d manifest.Digest, content []byte) error {
 	from.it.blocks[from.b] = d
-	w.seen.put(d.Short(), firstBlock(from.it.number)+uint32(from.b), 0)
+	w.seen.put(d.Short(), from.position(), 0)
 	w.mu.Lock()
 	others := w.waiting[d.Short()].others
 	delete(w.waiting, d.Short()) // from now on the index knows it

@@ -1,0 +1,109 @@
+package transfer_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/understudy-dr/understudy/blockio"
+	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/transfer"
+)
+
+const part = 4 << 10
+
+// TestMovedProperty: runs that moved by any number of parts, over themselves too, and
+// of which pieces were overwritten, arrive as they are.
+func TestMovedProperty(t *testing.T) {
+	pool := random(3*manifest.ExtentSize, 5)
+	rapid.Check(t, func(t *rapid.T) {
+		parts := rapid.IntRange(1, len(pool)/part).Draw(t, "parts")
+		size := parts*part - rapid.IntRange(0, part-1).Draw(t, "cut")
+		target := slices.Clone(pool[:size])
+		source := slices.Clone(target)
+		for range rapid.IntRange(1, 4).Draw(t, "moves") {
+			n := rapid.IntRange(1, parts).Draw(t, "length") * part
+			from, to := rapid.IntRange(0, parts-1).Draw(t, "from")*part, rapid.IntRange(0, parts-1).Draw(t, "to")*part
+			copy(source[to:], slices.Clone(source[from:min(from+n, size)]))
+			cut := rapid.IntRange(0, parts-1).Draw(t, "overwritten") * part
+			copy(source[cut:min(cut+part, size)], pool[size/2:])
+		}
+		tuning := transfer.Tuning{
+			Memory: transfer.MinMemory,
+			Index:  rapid.SampledFrom([]int64{0, 1, 1 << 12}).Draw(t, "index"),
+			Defer:  rapid.SampledFrom([]int64{0, -1, 20 * manifest.BlockSize}).Draw(t, "defer"),
+		}
+		device := memory(t, target)
+		send := transfer.SendSpec{Source: memory(t, source), Size: int64(size), Key: key, Tuning: tuning}
+		receive := transfer.ReceiveSpec{Target: device, Size: int64(size), Key: key, Tuning: tuning}
+		sink := transfer.SinkSpec{}
+		switch rapid.SampledFrom([]string{"scan", "trusted", "seed"}).Draw(t, "mode") {
+		case "trusted":
+			sink.Trusted, receive.Trusted = knownOf(target), true
+		case "seed":
+			receive.Seeds = []transfer.Seed{{Source: memory(t, target), Size: int64(size)}}
+			device = blockio.NewMemory(int64(size))
+			receive.Target, receive.Trusted = device, true
+			sink.Trusted = transfer.ZeroBaseline(key, int64(size))
+		}
+		a, b := pipe(t)
+		o := run(t.Context(), a, b, send, sink, receive)
+		if err := o.err(); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(content(t, device), source) {
+			t.Fatal("the target differs")
+		}
+	})
+}
+
+// TestMovedIsFound: hardly anything travels of a file that lies elsewhere, by whatever
+// number of parts, or that moved over itself a little.
+func TestMovedIsFound(t *testing.T) {
+	const (
+		file = 3 * manifest.ExtentSize
+		size = 10 * manifest.ExtentSize
+	)
+	old := random(size, 1)
+	for _, c := range []struct {
+		name     string
+		from, to int // parts
+	}{
+		{"forward", 1024 + 3, 5*1024 + 10},
+		{"backward", 6*1024 + 9, 1024 + 2},
+		{"over itself, forward", 2048, 2048 + 5},
+		{"over itself, backward", 2048 + 5, 2048},
+	} {
+		source := slices.Clone(old)
+		copy(source[c.to*part:], old[c.from*part:][:file])
+		for _, mode := range []string{"scan", "seed"} {
+			t.Run(c.name+", "+mode, func(t *testing.T) {
+				device := memory(t, old)
+				tuning := transfer.Tuning{Memory: transfer.MinMemory, Parts: transfer.PartsOff}
+				send := transfer.SendSpec{Source: memory(t, source), Size: size, Key: key, Tuning: tuning}
+				receive := transfer.ReceiveSpec{Target: device, Size: size, Key: key, Tuning: tuning}
+				sink := transfer.SinkSpec{}
+				switch mode {
+				case "seed":
+					receive.Seeds = []transfer.Seed{{Source: memory(t, old), Size: size}}
+					device = blockio.NewMemory(size)
+					receive.Target, receive.Trusted = device, true
+					sink.Trusted = transfer.ZeroBaseline(key, size)
+				}
+				a, b := pipe(t)
+				o := run(t.Context(), a, b, send, sink, receive)
+				if err := o.err(); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(content(t, device), source) {
+					t.Error("the target differs")
+				}
+				if sent := o.send.Sinks[0].Counters.Sent; sent > file*3/100 {
+					t.Errorf("%d of %d KiB were sent", sent>>10, file>>10)
+				}
+			})
+		}
+	}
+}
