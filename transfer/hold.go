@@ -14,6 +14,8 @@ type hold struct {
 	mu        sync.Mutex
 	fifo      []*described
 	sought    map[shortDigest]spot
+	windows   map[shortDigest]windowSpot
+	limit     position // where the disk ends
 	allowance allowance
 	spent     bool // the allowance, so that nothing is held back any longer
 }
@@ -26,6 +28,8 @@ type described struct {
 	zero   uint64
 	found  found
 	lacks  uint64 // blocks that are sought
+	// windows are sought, too, while lacks are.
+	windows []sought
 }
 
 // spot is a block of an extent that is held back.
@@ -34,9 +38,15 @@ type spot struct {
 	b int
 }
 
+// windowSpot is a window of one: it begins at a part.
+type windowSpot struct {
+	d    *described
+	part int
+}
+
 // newHold makes one for a sink. In extents that are all zero there is nothing to wait for.
 func newHold(t Tuning, g manifest.Geometry, sink Baseline, key manifest.Key) *hold {
-	h := &hold{sought: make(map[shortDigest]spot), allowance: newAllowance(t, g)}
+	h := &hold{sought: make(map[shortDigest]spot), windows: make(map[shortDigest]windowSpot), limit: blockPosition(g.Blocks()), allowance: newAllowance(t, g)}
 	hasher := key.NewHasher()
 	zero, last := newZeroExtent(hasher, manifest.Geometry{Size: manifest.ExtentSize}, 0), newZeroExtent(hasher, g, g.Extents()-1)
 	for number, digest := range sink.Extents() {
@@ -66,6 +76,11 @@ func (h *hold) push(d *described) {
 			h.spent = true // holding the others would hold this one, too
 		}
 	}
+	for _, w := range d.windows {
+		if len(h.windows) < soughtWindows {
+			h.windows[w.digest] = windowSpot{d, w.part}
+		}
+	}
 }
 
 func (s spot) position() position { return extentPosition(s.d.number) + position(s.b)*partsPerBlock }
@@ -87,8 +102,28 @@ func (h *hold) meet(extent uint32, blocks []manifest.Digest, listed uint64) bool
 			s.d.found.set(s.b, extentPosition(extent)+position(b)*partsPerBlock)
 			h.allowance.found()
 		}
+		if w, ok := h.windows[short]; ok {
+			h.align(w, extentPosition(extent)+position(b)*partsPerBlock)
+		}
 	}
 	return len(h.fifo) > 0 && h.fifo[0].lacks == 0
+}
+
+// align guesses what an extent lacks around a window that the sink has at a position. h.mu is held.
+func (h *hold) align(w windowSpot, at position) {
+	d := w.d
+	shift := int64(extentPosition(d.number)) + int64(w.part) - int64(at)
+	around := func(b, step int) {
+		for ; b >= 0 && b < len(d.extent.blocks) && d.lacks>>b&1 == 1; b += step {
+			d.suppose(b, shift, d.lacks, h.limit)
+			d.lacks &^= 1 << b
+			delete(h.sought, d.extent.blocks[b].Short())
+			h.allowance.found()
+		}
+	}
+	b := w.part / partsPerBlock
+	around(b+1, 1)
+	around(b, -1)
 }
 
 // same says that so many blocks are alike at both ends.
@@ -117,6 +152,12 @@ func (h *hold) next(compared uint32, over bool) *described {
 		delete(h.sought, short)
 		h.allowance.asked()
 	}
+	for _, w := range d.windows {
+		if h.windows[w.digest].d == d {
+			delete(h.windows, w.digest)
+		}
+	}
+	d.windows = nil
 	return d
 }
 

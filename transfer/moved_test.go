@@ -78,7 +78,7 @@ func TestMovedIsFound(t *testing.T) {
 	} {
 		source := slices.Clone(old)
 		copy(source[c.to*part:], old[c.from*part:][:file])
-		for _, mode := range []string{"scan", "seed"} {
+		for _, mode := range []string{"scan", "trusted", "seed"} {
 			t.Run(c.name+", "+mode, func(t *testing.T) {
 				device := memory(t, old)
 				tuning := transfer.Tuning{Memory: transfer.MinMemory, Parts: transfer.PartsOff}
@@ -86,6 +86,8 @@ func TestMovedIsFound(t *testing.T) {
 				receive := transfer.ReceiveSpec{Target: device, Size: size, Key: key, Tuning: tuning}
 				sink := transfer.SinkSpec{}
 				switch mode {
+				case "trusted":
+					sink.Trusted, receive.Trusted = knownOf(old), true
 				case "seed":
 					receive.Seeds = []transfer.Seed{{Source: memory(t, old), Size: size}}
 					device = blockio.NewMemory(size)
@@ -100,6 +102,7 @@ func TestMovedIsFound(t *testing.T) {
 				if !bytes.Equal(content(t, device), source) {
 					t.Error("the target differs")
 				}
+				t.Log(t.Name(), o.send.Sinks[0].Counters.Sent>>16, o.receive.Counters.Read>>16)
 				if sent := o.send.Sinks[0].Counters.Sent; sent > file*3/100 {
 					t.Errorf("%d of %d KiB were sent", sent>>10, file>>10)
 				}

@@ -242,8 +242,9 @@ func (s *sendSession) locate(d *described, held []manifest.Digest) {
 	}
 	s.hold.same(bits.OnesCount64(fullBitmap(s.geometry, d.number)&^d.blocks&^d.extent.zero | d.found.known))
 	if s.seen.sampling() {
-		s.chain.extend(&d.found, blockPosition(first), wanted, blockPosition(s.geometry.Blocks()), true)
+		s.chain.extend(&d.found, blockPosition(first), wanted, s.limit(), true)
 	}
+	s.search(d, held)
 	s.seen.putExtent(d.extent, ^uint64(0), first, ^uint32(0))
 }
 

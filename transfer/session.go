@@ -35,6 +35,7 @@ type sendSession struct {
 	seen     *index // of a trusted run: what the sink holds by now
 	hold     *hold  // of a trusted run
 	chain    chain  // of the offers
+	moved    search // for the offers
 	result   manifest.Digest
 
 	in       chan *extent
