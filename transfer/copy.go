@@ -54,7 +54,9 @@ func (v *resolver) lookUp(f *found, it *item, wanted uint64) {
 			f.gaps |= 1 << b
 		}
 	}
-	v.chain.extend(f, extentPosition(it.number), wanted, v.limit, v.seen.sampling() || len(v.seeds) > 0)
+	if sampled := v.seen.sampling() || len(v.seeds) > 0; sampled || v.anchors != nil { // else the sender has guessed
+		v.chain.extend(f, extentPosition(it.number), wanted, v.limit, sampled)
+	}
 }
 
 // candidates lists where to look for the wanted blocks of an extent.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -102,9 +103,81 @@ func TestMovedIsFound(t *testing.T) {
 				if !bytes.Equal(content(t, device), source) {
 					t.Error("the target differs")
 				}
-				t.Log(t.Name(), o.send.Sinks[0].Counters.Sent>>16, o.receive.Counters.Read>>16)
 				if sent := o.send.Sinks[0].Counters.Sent; sent > file*3/100 {
 					t.Errorf("%d of %d KiB were sent", sent>>10, file>>10)
+				}
+			})
+		}
+	}
+}
+
+// lagging is a disk whose reads from an offset on take their time.
+type lagging struct {
+	blockio.Device
+	from int64
+}
+
+func (d lagging) ReadAt(p []byte, off int64) (int, error) {
+	if off >= d.from {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return d.Device.ReadAt(p, off)
+}
+
+// TestMovedFromAhead: what moved is found where the sink has not looked yet when it is offered, before
+// it is overwritten there; also when it lies where the sink's digests are not known yet.
+func TestMovedFromAhead(t *testing.T) {
+	const (
+		extents, high = 36, 33 // content lies in the first ones, and from high on
+		low           = 2
+		file          = 2*manifest.ExtentSize + 5*part
+		from, to      = high*manifest.ExtentSize + 11*part, 100 * part
+		size          = extents * manifest.ExtentSize
+	)
+	disk := func(head, tail []byte) *blockio.Memory {
+		m := blockio.NewMemory(size)
+		for off, p := range map[int64][]byte{0: head, high * manifest.ExtentSize: tail} {
+			if _, err := m.WriteAt(p, off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return m
+	}
+	head, tail := random((low+1)*manifest.ExtentSize, 1), random((extents-high)*manifest.ExtentSize, 2)
+	content := blockio.NewAllocationMap(size)
+	content.Mark(0, int64(len(head)))
+	content.Mark(high*manifest.ExtentSize, int64(len(tail)))
+	moved := slices.Clone(head)
+	copy(moved[to:], tail[from-high*manifest.ExtentSize:][:file])
+	for name, rest := range map[string][]byte{"kept": tail, "overwritten": make([]byte, len(tail))} {
+		for _, mode := range []string{"scan", "trusted"} {
+			t.Run(name+", "+mode, func(t *testing.T) {
+				target, source := disk(head, tail), disk(moved, rest)
+				tuning := transfer.Tuning{Memory: transfer.MinMemory, Parts: transfer.PartsOff}
+				hint := &transfer.Hint{Allocated: content}
+				send := transfer.SendSpec{Source: source, Hint: hint, Size: size, Key: key, Tuning: tuning}
+				receive := transfer.ReceiveSpec{Target: lagging{target, high * manifest.ExtentSize}, Hint: hint, Size: size, Key: key, Tuning: tuning}
+				sink := transfer.SinkSpec{}
+				if mode == "trusted" {
+					old := make([]byte, size)
+					copy(old, head)
+					copy(old[high*manifest.ExtentSize:], tail)
+					sink.Trusted, receive.Trusted, receive.Hint = knownOf(old), true, nil
+				}
+				a, b := pipe(t)
+				counted := &deferrals{Conn: b}
+				o := run(t.Context(), a, counted, send, sink, receive)
+				if err := o.err(); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(target.Bytes(), source.Bytes()) {
+					t.Error("the target differs")
+				}
+				if sent := o.send.Sinks[0].Counters.Sent; sent > file*3/100 {
+					t.Errorf("%d of %d KiB were sent", sent>>10, file>>10)
+				}
+				if later := counted.n.Load(); mode == "scan" && later == 0 {
+					t.Errorf("%d blocks were left for later", later)
 				}
 			})
 		}
