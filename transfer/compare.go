@@ -103,6 +103,7 @@ func (s *sendSession) compareOne(ctx context.Context, e *extent) error {
 	if s.sinkSurveys() {
 		p.anchors = blockAnchors(e)
 	}
+	s.borrow(p)
 	if err := s.admit(ctx, p); err != nil {
 		e.release()
 		return err

@@ -30,6 +30,7 @@ func (s *sendSession) offer(ctx context.Context) error {
 				return s.finish(ctx, o.list)
 			}
 			d, err := s.describe(ctx, p)
+			s.giveBack(p)
 			if err != nil {
 				return err
 			}

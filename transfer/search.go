@@ -49,10 +49,9 @@ type sought struct {
 func (s *sendSession) search(d *described, held []manifest.Digest) {
 	lacking := d.lacking()
 	runs := lacking & (lacking >> 1) & d.read & (d.read >> 1)
-	if runs == 0 || s.hold.allowance.content == 0 || !s.borrow(d.pending) {
+	if runs == 0 || !s.searches() {
 		return
 	}
-	defer s.giveBack(d.pending)
 	x := &s.moved
 	if x.hasher == nil {
 		x.hasher, x.room = s.key.NewHasher(), blockio.AlignedBuffer(manifest.BlockSize)
@@ -158,18 +157,21 @@ func (e *extent) window(b, phase int, room []byte) []byte {
 	return room[:n+copy(room[n:], e.block(b+1))]
 }
 
-// borrow makes sure that the data of an extent stays until it is given back, if it is still here.
-func (s *sendSession) borrow(p *pending) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !p.holds {
-		return false
+// searches tells whether moved content is searched: the sink is trusted, and holds something.
+func (s *sendSession) searches() bool { return s.hold != nil && s.hold.allowance.content > 0 }
+
+// borrow makes sure that the data of an extent stays until it is searched.
+func (s *sendSession) borrow(p *pending) {
+	if s.searches() {
+		p.answers++
 	}
-	p.answers++
-	return true
 }
 
+// giveBack ends that.
 func (s *sendSession) giveBack(p *pending) {
+	if !s.searches() {
+		return
+	}
 	s.mu.Lock()
 	p.answers--
 	s.mu.Unlock()

@@ -83,7 +83,7 @@ type pending struct {
 	waits    bool     // its offer is held back
 	answered bool     // the first answer has come
 	later    uint64   // what the second answer will be about
-	answers  int      // to be delivered, so that the data will be used soon
+	answers  int      // to be delivered, so that the data will be used soon; before, one for the search
 	partial  []uint16 // for each block, the parts that were sent if not all were
 }
 
