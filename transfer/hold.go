@@ -16,6 +16,7 @@ type hold struct {
 	sought    map[shortDigest]spot
 	windows   map[shortDigest]windowSpot
 	limit     position // where the disk ends
+	shift     int64    // of the last window that was met; 0: none since it was asked for
 	allowance allowance
 	spent     bool // the allowance, so that nothing is held back any longer
 }
@@ -109,21 +110,47 @@ func (h *hold) meet(extent uint32, blocks []manifest.Digest, listed uint64) bool
 	return len(h.fifo) > 0 && h.fifo[0].lacks == 0
 }
 
-// align guesses what an extent lacks around a window that the sink has at a position. h.mu is held.
+// align guesses what is lacking around a window that the sink has at a position, in the
+// extents beside it too. h.mu is held.
 func (h *hold) align(w windowSpot, at position) {
-	d := w.d
-	shift := int64(extentPosition(d.number)) + int64(w.part) - int64(at)
-	around := func(b, step int) {
-		for ; b >= 0 && b < len(d.extent.blocks) && d.lacks>>b&1 == 1; b += step {
-			d.suppose(b, shift, d.lacks, h.limit)
-			d.lacks &^= 1 << b
-			delete(h.sought, d.extent.blocks[b].Short())
-			h.allowance.found()
-		}
-	}
+	h.shift = int64(extentPosition(w.d.number)) + int64(w.part) - int64(at)
 	b := w.part / partsPerBlock
-	around(b+1, 1)
-	around(b, -1)
+	h.alignFrom(w.d, b+1, 1)
+	h.alignFrom(w.d, b, -1)
+}
+
+// alignFrom goes on from a block in one direction, as long as blocks are lacking. h.mu is held.
+func (h *hold) alignFrom(d *described, b, step int) {
+	i := slices.Index(h.fifo, d)
+	if i < 0 {
+		return
+	}
+	for {
+		if b < 0 || b >= len(d.extent.blocks) {
+			next := i + step
+			if next < 0 || next >= len(h.fifo) || int64(h.fifo[next].number) != int64(d.number)+int64(step) {
+				return
+			}
+			i, d = next, h.fifo[next]
+			b = (b + manifest.BlocksPerExtent) % manifest.BlocksPerExtent
+		}
+		if d.lacks>>b&1 == 0 {
+			return
+		}
+		d.suppose(b, h.shift, d.lacks, h.limit)
+		d.lacks &^= 1 << b
+		delete(h.sought, d.extent.blocks[b].Short())
+		h.allowance.found()
+		b += step
+	}
+}
+
+// newShift is that of a window which was met since the last call, if any was.
+func (h *hold) newShift() (shift int64, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	shift, h.shift = h.shift, 0
+	return shift, shift != 0
 }
 
 // same says that so many blocks are alike at both ends.

@@ -2,14 +2,16 @@ package transfer_test
 
 import (
 	"bytes"
+	"context"
 	"slices"
+	"sync"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/transfer"
 )
 
@@ -18,7 +20,7 @@ const part = 4 << 10
 // TestMovedProperty: runs that moved by any number of parts, over themselves too, and
 // of which pieces were overwritten, arrive as they are.
 func TestMovedProperty(t *testing.T) {
-	pool := random(3*manifest.ExtentSize, 5)
+	pool := random(manifest.ExtentSize+16*manifest.BlockSize, 5)
 	rapid.Check(t, func(t *rapid.T) {
 		parts := rapid.IntRange(1, len(pool)/part).Draw(t, "parts")
 		size := parts*part - rapid.IntRange(0, part-1).Draw(t, "cut")
@@ -64,16 +66,16 @@ func TestMovedProperty(t *testing.T) {
 // number of parts, or that moved over itself a little.
 func TestMovedIsFound(t *testing.T) {
 	const (
-		file = 3 * manifest.ExtentSize
-		size = 10 * manifest.ExtentSize
+		file = 2 * manifest.ExtentSize
+		size = 7 * manifest.ExtentSize
 	)
 	old := random(size, 1)
 	for _, c := range []struct {
 		name     string
 		from, to int // parts
 	}{
-		{"forward", 1024 + 3, 5*1024 + 10},
-		{"backward", 6*1024 + 9, 1024 + 2},
+		{"forward", 1024 + 3, 4*1024 + 10},
+		{"backward", 4*1024 + 9, 1024 + 2},
 		{"over itself, forward", 2048, 2048 + 5},
 		{"over itself, backward", 2048 + 5, 2048},
 	} {
@@ -111,17 +113,32 @@ func TestMovedIsFound(t *testing.T) {
 	}
 }
 
-// lagging is a disk whose reads from an offset on take their time.
-type lagging struct {
+// gated is a disk whose reads from an offset on wait until its owner has answered an offer.
+type gated struct {
 	blockio.Device
-	from int64
+	from     int64
+	answered chan struct{}
 }
 
-func (d lagging) ReadAt(p []byte, off int64) (int, error) {
+func (d gated) ReadAt(p []byte, off int64) (int, error) {
 	if off >= d.from {
-		time.Sleep(2 * time.Millisecond)
+		<-d.answered
 	}
 	return d.Device.ReadAt(p, off)
+}
+
+// answering opens a gate with the first WANT.
+type answering struct {
+	transfer.Conn
+	answered chan struct{}
+	once     *sync.Once
+}
+
+func (c answering) WriteFrame(ctx context.Context, t netproto.Type, payload ...[]byte) error {
+	if t == 0x14 {
+		c.once.Do(func() { close(c.answered) })
+	}
+	return c.Conn.WriteFrame(ctx, t, payload...)
 }
 
 // TestMovedFromAhead: what moved is found where the sink has not looked yet when it is offered, before
@@ -156,17 +173,19 @@ func TestMovedFromAhead(t *testing.T) {
 				tuning := transfer.Tuning{Memory: transfer.MinMemory, Parts: transfer.PartsOff}
 				hint := &transfer.Hint{Allocated: content}
 				send := transfer.SendSpec{Source: source, Hint: hint, Size: size, Key: key, Tuning: tuning}
-				receive := transfer.ReceiveSpec{Target: lagging{target, high * manifest.ExtentSize}, Hint: hint, Size: size, Key: key, Tuning: tuning}
+				gate := make(chan struct{})
+				receive := transfer.ReceiveSpec{Target: gated{target, high * manifest.ExtentSize, gate}, Hint: hint, Size: size, Key: key, Tuning: tuning}
 				sink := transfer.SinkSpec{}
 				if mode == "trusted" {
 					old := make([]byte, size)
 					copy(old, head)
 					copy(old[high*manifest.ExtentSize:], tail)
 					sink.Trusted, receive.Trusted, receive.Hint = knownOf(old), true, nil
+					receive.Target = target
 				}
 				a, b := pipe(t)
 				counted := &deferrals{Conn: b}
-				o := run(t.Context(), a, counted, send, sink, receive)
+				o := run(t.Context(), a, answering{counted, gate, new(sync.Once)}, send, sink, receive)
 				if err := o.err(); err != nil {
 					t.Fatal(err)
 				}

@@ -32,7 +32,7 @@ const (
 	searchFast = 32
 	// searchLikely is how many times a shift is tried in vain.
 	searchLikely = 4
-	// soughtWindows bounds the windows that offers which are held back look for; one in soughtEvery is.
+	// soughtWindows bounds the windows that offers which are held back look for: one in soughtEvery while all blocks are searched.
 	soughtWindows = 1 << 15
 	soughtEvery   = 8
 )
@@ -55,6 +55,9 @@ func (s *sendSession) search(d *described, held []manifest.Digest) {
 	x := &s.moved
 	if x.hasher == nil {
 		x.hasher, x.room = s.key.NewHasher(), blockio.AlignedBuffer(manifest.BlockSize)
+	}
+	if shift, ok := s.hold.newShift(); ok {
+		x.find(shift)
 	}
 	every := searchFast
 	if s.pace.thin() {
@@ -98,7 +101,7 @@ func (s *sendSession) search(d *described, held []manifest.Digest) {
 				}
 				break
 			}
-			if short := full.Short(); short[0]%soughtEvery == 0 {
+			if short := full.Short(); x.vain > searchAll || short[0]%soughtEvery == 0 {
 				d.windows = append(d.windows, sought{short, b*partsPerBlock + phase})
 			}
 		}
