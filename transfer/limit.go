@@ -45,6 +45,14 @@ func (l *Limiter) Rate() int64 {
 // thin line.
 func (l *Limiter) Conn(c Conn) Conn { return &limitedConn{Conn: c, limiter: l} }
 
+// limitOf is the limit of a connection in bytes a second; 0 is none.
+func limitOf(c Conn) int64 {
+	if limited, ok := c.(*limitedConn); ok {
+		return limited.limiter.Rate()
+	}
+	return 0
+}
+
 // pay takes off the debt what the time since the last look was worth. l.mu is held.
 func (l *Limiter) pay() {
 	now := time.Now()

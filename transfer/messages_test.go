@@ -239,7 +239,7 @@ func FuzzResult(f *testing.F)   { fuzz(f, "result") }
 
 // FuzzData feeds the header and the unpacker behind it.
 func FuzzData(f *testing.F) {
-	k := packer{pace: newPace(Tuning{Compression: CompressionOn}, 1), progress: new(Progress)}
+	k := packer{pace: newPace(Tuning{Compression: CompressionOn}, 1, 0, 0), progress: new(Progress)}
 	var text content
 	text.lend(bytes.Repeat([]byte("understudy "), manifest.BlockSize/11+1)[:manifest.BlockSize])
 	_, packed, err := k.pack(context.Background(), &text)

@@ -15,11 +15,13 @@ import (
 //
 // and the level with the most wins. The cores are those that nothing else keeps busy: where hashing, TLS and the peer's end of a loopback device take
 // all of them, compressing makes everything slower. What the line carries shows only while it is the bottleneck, for sockets, and what lies behind
-// them, swallow megabytes at once. Until then a line counts as thin as long as that is cheap: it has to prove itself.
+// them, swallow megabytes at once. Until then a line counts as thin as long as that is cheap: it has to prove itself. A long one, by the round trip of
+// its handshakes, is compressed for in earnest meanwhile: less than it swallows is all that many a run has to send.
 type pace struct {
 	compression Compression
 	parts       Parts
 	packers     float64
+	long        bool
 	idleTime    func() (seconds float64, known bool) // idleCores
 
 	mu      sync.Mutex
@@ -62,11 +64,15 @@ const (
 	fadeTime = 0.5
 	// swallowed is how many bytes a line may take without carrying them yet.
 	swallowed = 16 << 20
+	// tryBoth is how many bytes a long line carries before only one level is tried.
+	tryBoth = 1 << 20
 	// trialEvery is after how many frames another level is tried on the same content, while the line leaves the cores time.
 	trialEvery = 64
 	// coreRate and digestRate are bytes a second that are believed before they are measured.
 	coreRate   = 300e6
 	digestRate = 1e9
+	// longLine is the round trip of a line that is no LAN, and not likely to be faster than the cores.
+	longLine = 10 * time.Millisecond
 	// idleEvery is how often the processors' idle time is looked at, in seconds: the kernel counts it in hundredths.
 	idleEvery = 0.2
 	// lineHolds is how many bytes lie in the socket of a sender who waits for the line. When the peer's disk or cores are slower, its kernel takes all, and
@@ -79,8 +85,12 @@ const (
 	unproven = 4096
 )
 
-func newPace(t Tuning, packers int) *pace {
-	k := &pace{compression: t.Compression, parts: t.Parts, packers: float64(packers), idleTime: idleCores, spared: 1, trials: trialEvery}
+// newPace makes the pace of a line of which the round trip is known (0: it is not), and the limit of what is sent, in bytes a second (0: there is none).
+func newPace(t Tuning, packers int, rtt time.Duration, limit int64) *pace {
+	k := &pace{
+		compression: t.Compression, parts: t.Parts, packers: float64(packers), long: rtt >= longLine, capacity: float64(limit),
+		idleTime: idleCores, spared: 1, trials: trialEvery,
+	}
 	k.levels[fastest].gain, k.levels[standard].gain, k.levels[better].gain = 1, 0.97, 0.93
 	return k
 }
@@ -166,7 +176,12 @@ func (k *pace) choose() (l, trial level) {
 		k.current = l
 		k.wire, k.line, k.packing, k.idle, k.compress = 0, 0, 0, 0, 0
 	}
-	if l == raw || k.line < k.total()/2 {
+	switch {
+	case l == raw:
+		return raw, raw
+	case k.capacity == 0 && l == standard && k.carried < tryBoth:
+		return l, fastest // which is shorter now and then
+	case k.line < k.total()/2:
 		return l, raw
 	}
 	if k.trials++; k.trials < trialEvery {
@@ -187,9 +202,13 @@ func (k *pace) best() (level, float64) {
 		least = fastest
 	}
 	if k.capacity == 0 {
+		first := fastest
+		if k.long {
+			first = standard
+		}
 		// Compressing is cheap while it takes less than a quarter of a core.
-		if demand := k.content / max(k.time, 1e-9); k.carried < swallowed || 4*demand < k.rate(fastest) {
-			return fastest, math.Inf(1)
+		if demand := k.content / max(k.time, 1e-9); k.carried < swallowed || 4*demand < k.rate(first) {
+			return first, math.Inf(1)
 		}
 		return least, math.Inf(1)
 	}

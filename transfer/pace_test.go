@@ -1,6 +1,8 @@
 package transfer
 
 import (
+	"bytes"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -18,6 +20,8 @@ type simulated struct {
 	spared   float64 // share of a block that its parts need not travel
 	fresh    bool    // the sink holds only zeroes
 	packers  int
+	rtt      time.Duration
+	limit    int64 // bytes a second; 0: none
 	content  int64 // bytes to move
 	cores    float64
 	moving   float64 // wire bytes a second that one core moves, with all that belongs to it; 0: no work
@@ -69,7 +73,7 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 		k.wrote(int(wire), frame, frame, before, seconds(idle), seconds(packing), seconds(line))
 		last = l
 	}
-	return last, asked > 32
+	return last, asked > int(min(64, s.content/frame)/2)
 }
 
 func TestPace(t *testing.T) {
@@ -99,12 +103,17 @@ func TestPace(t *testing.T) {
 		"a slow source":                {func(s *simulated) { s.line, s.demand = 2e9, 500e6 }, Tuning{}, raw, false},
 		"a better level that is none":  {func(s *simulated) { s.line, s.shrinks = 12e6, [levelCount]float64{1, 0.40, 0.41, 0.42} }, Tuning{}, fastest, true},
 		"a sink of zeroes":             {func(s *simulated) { s.line, s.fresh = 12e6, true }, Tuning{}, better, false},
+		"a long line's first bytes":    {func(s *simulated) { s.line, s.rtt, s.content = 12e6, 100*time.Millisecond, 8<<20 }, Tuning{}, standard, true},
+		"a short line's first bytes":   {func(s *simulated) { s.line, s.rtt, s.content = 12e6, time.Millisecond, 8<<20 }, Tuning{}, fastest, true},
+		"a limit's first bytes":        {func(s *simulated) { s.line, s.limit, s.content = 12e6, 12e6, 8<<20 }, Tuning{}, better, true},
+		"a long line that is fast":     {func(s *simulated) { s.line, s.rtt = 2e9, 100*time.Millisecond }, Tuning{}, raw, false},
+		"a limit beyond the line":      {func(s *simulated) { s.line, s.limit = 12e6, 2e9 }, Tuning{}, better, true},
 		"blocks that change as wholes": {func(s *simulated) { s.line, s.spared = 12e6, 0 }, Tuning{}, better, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := text
 			c.change(&s)
-			k := newPace(c.tuning, s.packers)
+			k := newPace(c.tuning, s.packers, s.rtt, s.limit)
 			if got, parts := s.run(k); got != c.want || parts != c.parts {
 				t.Errorf("level %s, parts %v; want %s, %v; the line was taken for one of %.3g B/s", levels[got].name, parts, levels[c.want].name, c.parts, k.capacity)
 			}
@@ -118,7 +127,7 @@ func TestPaceFollowsTheLine(t *testing.T) {
 		demand: 4e9, compress: [levelCount]float64{0, 400e6, 200e6, 80e6}, shrinks: [levelCount]float64{1, 0.40, 0.37, 0.33},
 		digests: 1.5e9, spared: 0.9, packers: 2, content: 2 << 30, line: 12e6, cores: 2,
 	}
-	k := newPace(Tuning{}, s.packers)
+	k := newPace(Tuning{}, s.packers, 0, 0)
 	s.run(k)
 	for _, c := range []struct {
 		line  float64
@@ -128,6 +137,33 @@ func TestPaceFollowsTheLine(t *testing.T) {
 		s.line, s.content = c.line, 8<<30
 		if got, parts := s.run(k); got != c.want || parts != c.parts {
 			t.Errorf("at %.3g B/s: level %s, parts %v; want %s, %v", c.line, levels[got].name, parts, levels[c.want].name, c.parts)
+		}
+	}
+}
+
+// TestMixedContent: on a line that is slower than the cores, content travels packed when only some of it shrinks, and what does not shrink tells nothing of
+// what comes next.
+func TestMixedContent(t *testing.T) {
+	noise := make([]byte, maxContent)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	mixed := append(bytes.Clone(noise[:maxContent*31/32]), make([]byte, maxContent/32)...)
+	k := newPace(Tuning{}, 1, time.Second, 0)
+	p := packer{pace: k, progress: new(Progress)}
+	for _, c := range []struct {
+		name    string
+		content []byte
+		want    level
+	}{{"noise", noise, raw}, {"noise and zeroes", mixed, standard}} {
+		k.carried = tryBoth // one level alone
+		l, packed, err := p.pack(t.Context(), &content{pieces: [][]byte{c.content}, length: len(c.content), most: len(c.content)})
+		if err != nil || l != c.want {
+			t.Fatalf("%s: level %s, error %v; want %s", c.name, levels[l].name, err, levels[c.want].name)
+		}
+		if l != raw && len(packed[0]) > len(noise)*63/64 {
+			t.Errorf("%s: packed to %d bytes", c.name, len(packed[0]))
+		}
+		if (l == raw) == k.shrinks.known() {
+			t.Errorf("%s: the pace learns how far content shrinks: %v", c.name, k.shrinks.known())
 		}
 	}
 }

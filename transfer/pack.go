@@ -129,15 +129,22 @@ type packer struct {
 	packed   [1][]byte
 }
 
-// A sample of long content tells whether it is worth compressing at all: a few pieces of it, so that mixed content is seen as such.
+// A sample of long content tells whether it is worth compressing at all: a few pieces of it, so that mixed content is seen as such. It is taken where
+// the cores are the bottleneck: encoders pass over noise fast enough for a line that is.
 const (
 	samplePieces = 4
 	samplePiece  = 4 << 10
 	sampleFrom   = 2 * manifest.BlockSize // shorter content is tried as a whole
 )
 
-// worthwhile is the longest that packed content may be to travel packed.
-func worthwhile(content int) int { return content * 15 / 16 }
+// worthwhile is the longest that content packed at a level may be to travel packed. The higher ones are for lines that are slower than the
+// cores, on which every byte counts.
+func worthwhile(l level, content int) int {
+	if l == fastest {
+		return content * 15 / 16
+	}
+	return content * 127 / 128
+}
 
 // pack returns the content as it shall travel. The result is valid until the next call.
 func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) {
@@ -146,7 +153,7 @@ func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) 
 	if l == raw {
 		return raw, c.pieces, nil
 	}
-	if c.length >= sampleFrom {
+	if l == fastest && c.length >= sampleFrom {
 		k.sample = slices.Grow(k.sample[:0], samplePieces*samplePiece)[:samplePieces*samplePiece]
 		for i := range samplePieces {
 			c.copyAt(k.sample[i*samplePiece:][:samplePiece], i*(c.length/samplePieces))
@@ -155,7 +162,7 @@ func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) 
 		if err != nil {
 			return raw, nil, err
 		}
-		if k.out[0] = out; len(out) > worthwhile(len(k.sample)) {
+		if k.out[0] = out; len(out) > worthwhile(l, len(k.sample)) {
 			return raw, c.pieces, nil
 		}
 	}
@@ -165,6 +172,9 @@ func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) 
 		return raw, nil, err
 	}
 	k.out[0] = out
+	if len(out) > worthwhile(l, len(content)) { // nothing that pace shall judge other content by
+		return raw, c.pieces, nil
+	}
 	k.pace.packed(l, len(content), len(out), took)
 	if trial != raw && trial != l {
 		other, took, err := k.compress(ctx, trial, content, k.out[1])
@@ -176,9 +186,6 @@ func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) 
 		if len(other) < len(out) {
 			l, out = trial, other
 		}
-	}
-	if len(out) > worthwhile(len(content)) {
-		return raw, c.pieces, nil
 	}
 	k.packed[0] = out
 	return l, k.packed[:], nil

@@ -99,7 +99,7 @@ type answer struct {
 func newSendSession(sink SinkSpec, spec SendSpec, g manifest.Geometry, keep int) *sendSession {
 	s := &sendSession{
 		SinkSpec: sink, source: spec.Source, key: spec.Key, geometry: g, progress: orNew(sink.Progress),
-		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory)), packers: packers(spec.Memory), room: parcelBytes(spec.Memory),
+		records: newRecorder(spec.Known, sink.Records, sink.Start), pace: newPace(spec.Tuning, packers(spec.Memory), sink.Conn.Stats().RTT, limitOf(sink.Conn)), packers: packers(spec.Memory), room: parcelBytes(spec.Memory),
 		in: make(chan *extent), todo: make(chan *pending, maxOffers), answered: make(chan *answer, maxOffers), late: make(chan *answer, runAhead),
 		nudge: make(chan struct{}, 1), look: make(chan struct{}, 1), done: make(chan struct{}), places: make(chan struct{}, maxOffers),
 		ackCame: make(chan struct{}, 1), ended: make(chan struct{}), over: make(chan struct{}), freed: make(chan struct{}, 1), owes: make(chan struct{}, 1),
