@@ -31,6 +31,11 @@ func lineOf(t *testing.T, left, right net.Conn) (d, l *tls.Conn) {
 func connectLine(t *testing.T, dialer, listener netproto.Options) (d, l *netproto.Conn) {
 	t.Helper()
 	dialed, listened := shortLine(t)
+	return connectOver(t, dialed, listened, dialer, listener)
+}
+
+func connectOver(t *testing.T, dialed, listened *tls.Conn, dialer, listener netproto.Options) (d, l *netproto.Conn) {
+	t.Helper()
 	results := make(chan result, 1)
 	go func() {
 		c, err := netproto.Server(t.Context(), listened, listener)

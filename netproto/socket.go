@@ -17,6 +17,23 @@ import (
 // batch gathers, little enough that two batches (each with one frame more) stay below 3 MiB a connection.
 const batchLimit = 256 << 10
 
+// On a long line, the first frame of a batch waits a little for others to share its TLS record, which costs 22 bytes: lingerShare of the round trip, if that
+// is lingerFrom or more, and no longer when they fill the record.
+const (
+	lingerShare = 32
+	lingerFrom  = 10 * time.Millisecond
+	lingerMost  = 5 * time.Millisecond
+	recordSize  = 16 << 10
+)
+
+// lingers is how long frames wait on a line of this round trip.
+func lingers(rtt time.Duration) time.Duration {
+	if rtt < lingerFrom {
+		return 0
+	}
+	return min(rtt/lingerShare, lingerMost)
+}
+
 // batch is frames, encoded one after the other.
 type batch struct{ bytes []byte }
 
@@ -31,11 +48,12 @@ type socket struct {
 	fill     chan *batch   // capacity 1: the batch that takes more frames; whoever took it is writing to it
 	full     chan *batch   // capacity 1
 	wake     chan struct{} // capacity 1: there is something to send
+	hurry    chan struct{} // capacity 1: it need not wait for more
 	pong     atomic.Bool   // a PING waits for its PONG
 	granted  atomic.Int64  // bytes to grant in the next WINDOW
 	farewell chan farewell // capacity 1
 
-	heartbeat, timeout time.Duration
+	heartbeat, timeout, linger time.Duration
 
 	// The read loop's; here they need not be allocated for every frame.
 	header  [HeaderSize]byte
@@ -49,8 +67,8 @@ func startSocket(conn *Conn, t *tls.Conn, w *wire, o Options) {
 	s := &socket{
 		conn: conn, tls: t, wire: w,
 		fill: make(chan *batch, 1), full: make(chan *batch, 1),
-		wake: make(chan struct{}, 1), farewell: make(chan farewell, 1),
-		heartbeat: o.Heartbeat, timeout: o.Timeout,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), farewell: make(chan farewell, 1),
+		heartbeat: o.Heartbeat, timeout: o.Timeout, linger: lingers(w.roundTrip()),
 	}
 	s.fill <- new(batch)
 	conn.link = s
@@ -75,6 +93,9 @@ func (s *socket) begin(ctx context.Context, t Type, length int) (slot, error) {
 }
 
 func (s *socket) commit(c slot) {
+	if len(c.batch.bytes) >= recordSize {
+		signal(s.hurry)
+	}
 	if len(c.batch.bytes) < batchLimit {
 		s.fill <- c.batch
 	} else {
@@ -85,6 +106,7 @@ func (s *socket) commit(c slot) {
 
 func (s *socket) grant(cost int) {
 	s.granted.Add(int64(cost))
+	signal(s.hurry) // the peer may wait for it
 	signal(s.wake)
 }
 
@@ -124,6 +146,7 @@ func (s *socket) writeLoop() error {
 		case f := <-s.farewell:
 			return s.sayFarewell(f)
 		case <-s.wake:
+			s.gather()
 		case <-heartbeat.C:
 			idle := s.wire.idle()
 			ping = idle >= s.heartbeat
@@ -148,6 +171,18 @@ func (s *socket) writeLoop() error {
 		}
 		b.bytes = b.bytes[:0]
 		spare = b
+	}
+}
+
+// gather waits for more frames.
+func (s *socket) gather() {
+	if s.linger == 0 {
+		return
+	}
+	select {
+	case <-s.hurry:
+	case <-time.After(s.linger):
+	case <-s.conn.done:
 	}
 }
 

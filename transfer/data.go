@@ -14,9 +14,10 @@ const (
 	partsPerBlock = manifest.BlockSize / partSize
 )
 
-// partDigest tells parts apart on the wire: the first bytes of the keyed digest of a part. Two different parts that look the same are
-// noticed by the digest of the whole block.
-type partDigest = [4]byte
+// partDigest tells parts apart on the wire: the first bytes of the keyed digest of a part. Two different parts that look the same, one changed part in 65536,
+// are noticed by the digest of the whole block, which then travels as a whole. That costs less than a byte for each changed part on average; a longer digest costs
+// 16 for each block and byte.
+type partDigest = [2]byte
 
 // partsIn is the number of parts of a block of so many bytes.
 func partsIn(length int) int { return (length + partSize - 1) / partSize }

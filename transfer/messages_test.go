@@ -84,7 +84,7 @@ var codecs = map[string]struct {
 	},
 	"want": {
 		(&want{
-			extent: 1, blocks: 1 << 31, later: 1 << 2, parted: 1 << 31, parts: slices.Repeat([]partDigest{{0x99, 0x99, 0x99, 0x99}}, partsPerBlock),
+			extent: 1, blocks: 1 << 31, later: 1 << 2, parted: 1 << 31, parts: slices.Repeat([]partDigest{{0x99, 0x99}}, partsPerBlock),
 		}).append(nil),
 		func(p []byte) ([]byte, error) {
 			m, err := decodeWant(p, sixMiB)

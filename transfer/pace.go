@@ -64,8 +64,8 @@ const (
 	fadeTime = 0.5
 	// swallowed is how many bytes a line may take without carrying them yet.
 	swallowed = 16 << 20
-	// tryBoth is how many bytes a long line carries before only one level is tried.
-	tryBoth = 1 << 20
+	// fewBytes is what a long line carries before the cores are spared at all.
+	fewBytes = 256 << 10
 	// trialEvery is after how many frames another level is tried on the same content, while the line leaves the cores time.
 	trialEvery = 64
 	// coreRate and digestRate are bytes a second that are believed before they are measured.
@@ -179,7 +179,7 @@ func (k *pace) choose() (l, trial level) {
 	switch {
 	case l == raw:
 		return raw, raw
-	case k.capacity == 0 && l == standard && k.carried < tryBoth:
+	case k.capacity == 0 && l == better:
 		return l, fastest // which is shorter now and then
 	case k.line < k.total()/2:
 		return l, raw
@@ -203,7 +203,10 @@ func (k *pace) best() (level, float64) {
 	}
 	if k.capacity == 0 {
 		first := fastest
-		if k.long {
+		switch {
+		case k.long && k.carried < fewBytes:
+			first = better
+		case k.long:
 			first = standard
 		}
 		// Compressing is cheap while it takes less than a quarter of a core.

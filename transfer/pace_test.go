@@ -104,6 +104,7 @@ func TestPace(t *testing.T) {
 		"a better level that is none":  {func(s *simulated) { s.line, s.shrinks = 12e6, [levelCount]float64{1, 0.40, 0.41, 0.42} }, Tuning{}, fastest, true},
 		"a sink of zeroes":             {func(s *simulated) { s.line, s.fresh = 12e6, true }, Tuning{}, better, false},
 		"a long line's first bytes":    {func(s *simulated) { s.line, s.rtt, s.content = 12e6, 100*time.Millisecond, 8<<20 }, Tuning{}, standard, true},
+		"a long line's first frame":    {func(s *simulated) { s.line, s.rtt, s.content = 12e6, 100*time.Millisecond, 1<<20 }, Tuning{}, better, true},
 		"a short line's first bytes":   {func(s *simulated) { s.line, s.rtt, s.content = 12e6, time.Millisecond, 8<<20 }, Tuning{}, fastest, true},
 		"a limit's first bytes":        {func(s *simulated) { s.line, s.limit, s.content = 12e6, 12e6, 8<<20 }, Tuning{}, better, true},
 		"a long line that is fast":     {func(s *simulated) { s.line, s.rtt = 2e9, 100*time.Millisecond }, Tuning{}, raw, false},
@@ -154,7 +155,7 @@ func TestMixedContent(t *testing.T) {
 		content []byte
 		want    level
 	}{{"noise", noise, raw}, {"noise and zeroes", mixed, standard}} {
-		k.carried = tryBoth // one level alone
+		k.carried = fewBytes
 		l, packed, err := p.pack(t.Context(), &content{pieces: [][]byte{c.content}, length: len(c.content), most: len(c.content)})
 		if err != nil || l != c.want {
 			t.Fatalf("%s: level %s, error %v; want %s", c.name, levels[l].name, err, levels[c.want].name)
