@@ -24,6 +24,7 @@ type direction struct {
 	passed int64
 	free   time.Time // when the line can take the next chunk
 	held   int64     // bytes read and not passed
+	flow   flow
 	room   chan struct{}
 }
 
@@ -68,6 +69,7 @@ func (d *direction) leave(n int, passed bool) {
 	d.held -= int64(n)
 	if passed {
 		d.passed += int64(n)
+		d.flow.add(time.Now(), d.passed)
 	}
 	close(d.room)
 	d.room = make(chan struct{})
@@ -77,6 +79,12 @@ func (d *direction) bytes() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.passed
+}
+
+func (d *direction) rate() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flow.rate(d.passed)
 }
 
 // sleepUntil waits for a time; a timer of the runtime is late by up to a millisecond, never early.

@@ -81,6 +81,10 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 // Bytes tells how many bytes have passed to the target, and how many back.
 func (p *Proxy) Bytes() (there, back int64) { return p.there.bytes(), p.back.bytes() }
 
+// Rates tells how many bytes a second passed to the target, and how many back, while data flowed: from when a tenth of them had passed until nine tenths had.
+// It is 0 where too few passed to tell.
+func (p *Proxy) Rates() (there, back float64) { return p.there.rate(), p.back.rate() }
+
 // Reset breaks all connections, as a router does that has lost its state: both ends get a reset. New ones are taken.
 func (p *Proxy) Reset() {
 	p.mu.Lock()

@@ -127,6 +127,9 @@ func TestRunOverALine(t *testing.T) {
 	if row.Wall < 1.5 || row.Case != "trusted/33.554432mbit-20ms" || !row.SameWork || row.Allowed != 1 {
 		t.Errorf("row %+v: 6 MiB of noise at 4 MiB/s take a second and a half", row)
 	}
+	if row.LineShare < 0.5 || row.LineShare > 1.02 || !strings.Contains(row.Note, " % of the line while data flowed, ") {
+		t.Errorf("row %+v: the line was full, more or less", row)
+	}
 	want := fmt.Sprintf("understudy bench --source '%s' --target %s --trust --buffered --line 33.554432mbit,20ms", strings.ReplaceAll(o.Source, "'", `'\''`), o.Target)
 	if row.Command != want {
 		t.Errorf("command %q, want %q", row.Command, want)

@@ -13,5 +13,5 @@
 //
 // The clock runs from "go", when both ends have their disks open, until both have reported; the receiver reports after its final
 // flush. Row is what comes out, in the units of its field names. With a line the sender dials
-// a proxy in the parent (netproto/line), whose own time and memory are not counted.
+// a proxy in the parent (netproto/line), whose own time and memory are not counted, and which tells how full the line was.
 package bench

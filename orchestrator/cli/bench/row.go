@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
+	"github.com/understudy-dr/understudy/netproto/line"
 	"github.com/understudy-dr/understudy/transfer"
 )
 
@@ -22,6 +24,9 @@ type Row struct {
 	Allowed float64 `json:"allowed"`
 	Command string  `json:"command"` // by which the row can be had again
 	Note    string  `json:"note"`
+	// LineShare is how much of the line's rate was taken to the target while data flowed (line.Proxy.Rates); 0 without a line that has a rate, or
+	// when too little passed to tell.
+	LineShare float64 `json:"line_share,omitempty"`
 }
 
 // row says what was measured.
@@ -34,6 +39,18 @@ func (o Options) row(size int64, wall time.Duration, far, near *process, receive
 		Case: o.caseName(), Tool: "understudy", Wall: wall.Seconds(), CPU: (far.cpu() + near.cpu()).Seconds(), PeakRSS: max(sent.PeakRSS, received.PeakRSS),
 		ReadBytes: sent.ReadBytes + received.ReadBytes, WireBytes: sent.WireBytes, SameWork: true, Allowed: 1,
 		Command: o.commandLine(), Note: strings.Join(notes, "; "),
+	}
+}
+
+// overLine adds how full the line was.
+func (r *Row) overLine(spec line.Spec, proxy *line.Proxy) {
+	if spec.Rate == 0 {
+		return
+	}
+	there, _ := proxy.Rates()
+	bytes, _ := proxy.Bytes()
+	if r.LineShare = there / float64(spec.Rate); r.LineShare > 0 {
+		r.Note += fmt.Sprintf("; %.1f %% of the line while data flowed, %.0f %% of it in all", 100*r.LineShare, 100*float64(bytes)/(r.Wall*float64(spec.Rate)))
 	}
 }
 

@@ -191,9 +191,9 @@ func measure(ctx context.Context, o Options, size int64, orders [2]order) (row R
 		return row, err
 	}
 	defer far.stop() //nolint:errcheck // asked below, unless another error counts
+	var proxy *line.Proxy
 	if o.Line != nil {
-		proxy, err := line.Start(*o.Line, address, line.Options{})
-		if err != nil {
+		if proxy, err = line.Start(*o.Line, address, line.Options{}); err != nil {
 			return row, err
 		}
 		defer proxy.Close()
@@ -220,7 +220,11 @@ func measure(ctx context.Context, o Options, size int64, orders [2]order) (row R
 	if err := errors.Join(far.stop(), near.stop()); err != nil {
 		return row, err
 	}
-	return o.row(size, wall, far, near, received, sent), nil
+	row = o.row(size, wall, far, near, received, sent)
+	if proxy != nil {
+		row.overLine(*o.Line, proxy)
+	}
+	return row, nil
 }
 
 // process is an end as the parent sees it.

@@ -66,12 +66,15 @@ func Understudy(program string) Tool {
 		if err != nil {
 			return report.Row{}, fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
 		}
-		var row report.Row
-		if err := json.Unmarshal(out, &row); err != nil {
-			return row, fmt.Errorf("unreadable row: %w", err)
+		var told struct {
+			report.Row
+			LineShare float64 `json:"line_share"`
 		}
-		row.Command = typed(args)
-		return row, nil
+		if err := json.Unmarshal(out, &told); err != nil {
+			return report.Row{}, fmt.Errorf("unreadable row: %w", err)
+		}
+		told.Row.Command, told.Row.LineShare = typed(args), told.LineShare
+		return told.Row, nil
 	}}
 }
 

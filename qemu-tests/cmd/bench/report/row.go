@@ -28,6 +28,8 @@ type Row struct {
 	Allowed   *float64 `json:"allowed"`        // our wall ÷ its wall that the budget permits; null where there is no budget
 	Command   string   `json:"command"`
 	Note      string   `json:"note"` // what the tool did not do, how it was measured
+	// LineShare is the share of a thin line's rate that was taken while data flowed; 0 where it is not known. The note tells it.
+	LineShare float64 `json:"-"`
 }
 
 // Workload and Line are the two halves of the case's name.
