@@ -201,14 +201,23 @@ func (r *receiver) index(blocks int64) {
 }
 
 func (r *receiver) run(ctx context.Context) error {
-	if err := r.opened(ctx); err != nil {
-		return err
+	// A sink of which nothing is durable yet can only be asked to begin at the beginning: its scan does not wait half a round trip and more to be told.
+	early := !r.Trusted && r.Start == 0
+	if !early {
+		if err := r.opened(ctx); err != nil {
+			return err
+		}
 	}
 	err := r.records.during(ctx, func(ctx context.Context) error {
 		group, ctx := newGroup(ctx)
 		group.Go(func() error {
 			defer close(r.offers)
 			defer close(r.data)
+			if early {
+				if err := r.opened(ctx); err != nil {
+					return err
+				}
+			}
 			return r.listen(ctx)
 		})
 		group.Go(func() error { return r.resolve(ctx) })
@@ -256,8 +265,10 @@ func (r *receiver) opened(ctx context.Context) error {
 	case m.start > r.Start:
 		return fmt.Errorf("%w: the sender starts at extent %d, this end is known to be durable below %d", ErrTask, m.start, r.Start)
 	}
-	r.from, r.reached, r.passed, r.acked = m.start, m.start, m.start, m.start
-	r.progress.begin(r.geometry, m.start)
+	if r.Start > 0 { // else all of them begin at 0, and are in use
+		r.from, r.reached, r.passed, r.acked = m.start, m.start, m.start, m.start
+		r.progress.begin(r.geometry, m.start)
+	}
 	if r.Resumed && r.Trusted {
 		r.checks = r.inVain
 	}
