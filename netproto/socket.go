@@ -38,7 +38,7 @@ func lingers(rtt time.Duration) time.Duration {
 type batch struct{ bytes []byte }
 
 // socket carries frames over TLS. There are two batches: one lies in fill (or, when it has reached batchLimit, in full) while
-// the write loop writes the other. So small frames coalesce while the line is busy, leave at once when it is not, and a caller
+// the write loop writes the other. So small frames coalesce while the line is busy, leave at once (or soon: see gather) when it is not, and a caller
 // that gives up never leaves half a frame on the line.
 type socket struct {
 	conn *Conn
@@ -174,7 +174,7 @@ func (s *socket) writeLoop() error {
 	}
 }
 
-// gather waits for more frames.
+// gather waits for frames that share the record of those that are here.
 func (s *socket) gather() {
 	if s.linger == 0 {
 		return
