@@ -64,7 +64,7 @@ const (
 	fadeTime = 0.5
 	// swallowed is how many bytes a line may take without carrying them yet.
 	swallowed = 16 << 20
-	// fewBytes is what a long line carries before the cores are spared at all.
+	// fewBytes is what a long line carries before the cores are spared at all: the content of small runs.
 	fewBytes = 256 << 10
 	// trialEvery is after how many frames another level is tried on the same content, while the line leaves the cores time.
 	trialEvery = 64
@@ -165,8 +165,8 @@ func (k *pace) spare() float64 {
 // total is the time of the last moments since the level changed, in seconds. k.mu is held.
 func (k *pace) total() float64 { return max(k.line+k.packing+k.idle, 1e-9) }
 
-// choose returns the level for one DATA, and a level to try beside it, or raw.
-func (k *pace) choose() (l, trial level) {
+// choose returns the level for one DATA with so many bytes of content, and a level to try beside it, or raw.
+func (k *pace) choose(content int) (l, trial level) {
 	if k.compression == CompressionOff {
 		return raw, raw
 	}
@@ -179,8 +179,11 @@ func (k *pace) choose() (l, trial level) {
 	switch {
 	case l == raw:
 		return raw, raw
-	case k.capacity == 0 && l == better:
-		return l, fastest // which is shorter now and then
+	case k.capacity == 0 && l == standard && k.carried < fewBytes:
+		if content < sampleFrom {
+			return better, raw
+		}
+		return standard, fastest // which is shorter now and then
 	case k.line < k.total()/2:
 		return l, raw
 	}
@@ -203,10 +206,7 @@ func (k *pace) best() (level, float64) {
 	}
 	if k.capacity == 0 {
 		first := fastest
-		switch {
-		case k.long && k.carried < fewBytes:
-			first = better
-		case k.long:
+		if k.long {
 			first = standard
 		}
 		// Compressing is cheap while it takes less than a quarter of a core.

@@ -46,7 +46,7 @@ func (s simulated) run(k *pace) (last level, parts bool) {
 		case ask:
 			k.compared(frame, int(frame*(1-s.spared)), seconds(frame/s.digests))
 		}
-		l, trial := k.choose()
+		l, trial := k.choose(frame)
 		wire, pack := float64(frame), 0.0
 		if l != raw {
 			wire = frame * s.shrinks[l]
@@ -104,7 +104,6 @@ func TestPace(t *testing.T) {
 		"a better level that is none":  {func(s *simulated) { s.line, s.shrinks = 12e6, [levelCount]float64{1, 0.40, 0.41, 0.42} }, Tuning{}, fastest, true},
 		"a sink of zeroes":             {func(s *simulated) { s.line, s.fresh = 12e6, true }, Tuning{}, better, false},
 		"a long line's first bytes":    {func(s *simulated) { s.line, s.rtt, s.content = 12e6, 100*time.Millisecond, 8<<20 }, Tuning{}, standard, true},
-		"a long line's first frame":    {func(s *simulated) { s.line, s.rtt, s.content = 12e6, 100*time.Millisecond, 1<<20 }, Tuning{}, better, true},
 		"a short line's first bytes":   {func(s *simulated) { s.line, s.rtt, s.content = 12e6, time.Millisecond, 8<<20 }, Tuning{}, fastest, true},
 		"a limit's first bytes":        {func(s *simulated) { s.line, s.limit, s.content = 12e6, 12e6, 8<<20 }, Tuning{}, better, true},
 		"a long line that is fast":     {func(s *simulated) { s.line, s.rtt = 2e9, 100*time.Millisecond }, Tuning{}, raw, false},
@@ -139,6 +138,24 @@ func TestPaceFollowsTheLine(t *testing.T) {
 		if got, parts := s.run(k); got != c.want || parts != c.parts {
 			t.Errorf("at %.3g B/s: level %s, parts %v; want %s, %v", c.line, levels[got].name, parts, levels[c.want].name, c.parts)
 		}
+	}
+}
+
+// TestFewBytes: of little content on a long line, every byte counts.
+func TestFewBytes(t *testing.T) {
+	long, short := newPace(Tuning{}, 1, 100*time.Millisecond, 0), newPace(Tuning{}, 1, time.Millisecond, 0)
+	for _, c := range []struct {
+		pace     *pace
+		content  int
+		l, trial level
+	}{{long, partSize, better, raw}, {long, maxContent, standard, fastest}, {short, partSize, fastest, raw}, {short, maxContent, fastest, raw}} {
+		if l, trial := c.pace.choose(c.content); l != c.l || trial != c.trial {
+			t.Errorf("%d bytes, long %v: %s and %s", c.content, c.pace.long, levels[l].name, levels[trial].name)
+		}
+	}
+	long.carried = fewBytes
+	if l, trial := long.choose(partSize); l != standard || trial != raw {
+		t.Errorf("later %s and %s", levels[l].name, levels[trial].name)
 	}
 }
 

@@ -149,7 +149,7 @@ func worthwhile(l level, content int) int {
 // pack returns the content as it shall travel. The result is valid until the next call.
 func (k *packer) pack(ctx context.Context, c *content) (level, [][]byte, error) {
 	k.out[1] = nil // trials are rare
-	l, trial := k.pace.choose()
+	l, trial := k.pace.choose(c.length)
 	if l == raw {
 		return raw, c.pieces, nil
 	}

@@ -20,7 +20,7 @@ const (
 	firstStep = maxChunk
 	maxNotes  = 4096
 	// leastNotes is what a rate is taken from, so that a chunk more or less is no matter.
-	leastNotes = 100
+	leastNotes = 256
 )
 
 // add takes note of what has passed by now.
