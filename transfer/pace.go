@@ -16,12 +16,12 @@ import (
 // and the level with the most wins. The cores are those that nothing else keeps busy: where hashing, TLS and the peer's end of a loopback device take
 // all of them, compressing makes everything slower. What the line carries shows only while it is the bottleneck, for sockets, and what lies behind
 // them, swallow megabytes at once. Until then a line counts as thin as long as that is cheap: it has to prove itself. A long one, by the round trip of
-// its handshakes, is compressed for in earnest meanwhile: less than it swallows is all that many a run has to send.
+// its handshakes, is compressed for in earnest meanwhile: less than it swallows is all that many a run has to send. A short one is not.
 type pace struct {
 	compression Compression
 	parts       Parts
 	packers     float64
-	long        bool
+	long, short bool
 	idleTime    func() (seconds float64, known bool) // idleCores
 
 	mu      sync.Mutex
@@ -73,6 +73,9 @@ const (
 	digestRate = 1e9
 	// longLine is the round trip of a line that is no LAN, and not likely to be faster than the cores.
 	longLine = 10 * time.Millisecond
+	// shortLine is the round trip within a machine or a rack: the cores are slower than such a line, more often than not, and compressing
+	// for it slows down the beginning, in which it looks thinner than it is from then on.
+	shortLine = time.Millisecond
 	// idleEvery is how often the processors' idle time is looked at, in seconds: the kernel counts it in hundredths.
 	idleEvery = 0.2
 	// lineHolds is how many bytes lie in the socket of a sender who waits for the line. When the peer's disk or cores are slower, its kernel takes all, and
@@ -88,7 +91,8 @@ const (
 // newPace makes the pace of a line of which the round trip is known (0: it is not), and the limit of what is sent, in bytes a second (0: there is none).
 func newPace(t Tuning, packers int, rtt time.Duration, limit int64) *pace {
 	k := &pace{
-		compression: t.Compression, parts: t.Parts, packers: float64(packers), long: rtt >= longLine, capacity: float64(limit),
+		compression: t.Compression, parts: t.Parts, packers: float64(packers), capacity: float64(limit),
+		long: rtt >= longLine, short: rtt > 0 && rtt < shortLine,
 		idleTime: idleCores, spared: 1, trials: trialEvery,
 	}
 	k.levels[fastest].gain, k.levels[standard].gain, k.levels[better].gain = 1, 0.97, 0.93
@@ -117,11 +121,11 @@ func (k *pace) wrote(wire, content, blocks int, queued int64, idle, packing, lin
 	if queued < 0 || queued >= lineHolds {
 		holds = 1
 	}
-	k.holds += (holds - k.holds) / 8
+	k.holds += (holds - k.holds) / 16
 	total := k.total()
 	waits := k.line > total/4 && k.line > k.idle
 	switch {
-	case waits && k.holds >= 0.5:
+	case waits && k.holds >= 0.75:
 		// A writer that waits leaves the line no pause.
 		if total > fadeTime/4 {
 			k.capacity, k.measured = k.wire/total, true
@@ -210,7 +214,7 @@ func (k *pace) best() (level, float64) {
 			first = standard
 		}
 		// Compressing is cheap while it takes less than a quarter of a core.
-		if demand := k.content / max(k.time, 1e-9); k.carried < swallowed || 4*demand < k.rate(first) {
+		if demand := k.content / max(k.time, 1e-9); !k.short && (k.carried < swallowed || 4*demand < k.rate(first)) {
 			return first, math.Inf(1)
 		}
 		return least, math.Inf(1)
