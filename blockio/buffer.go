@@ -24,12 +24,14 @@ var zeroes = sync.OnceValue(func() []byte { return AlignedBuffer(RequestSize) })
 // bounce holds aligned buffers of RequestSize for requests that cannot go straight to the kernel.
 var bounce = sync.Pool{New: func() any { return new(AlignedBuffer(RequestSize)) }}
 
-// Pool is a bounded set of aligned buffers of RequestSize bytes. Buffers are made when first needed and then kept, and the one used
-// last is handed out first: it may still be in the processor's cache. Safe for concurrent use.
+// Pool is a bounded set of aligned buffers of RequestSize bytes. Their memory is reserved when the first is needed and taken from the system
+// as each is first used, and the one used last is handed out first: it may still be in the processor's cache. Safe for concurrent use.
 type Pool struct {
 	out  chan struct{} // one element for each buffer that is out
 	mu   sync.Mutex
 	free [][]byte
+	rest []byte // of the memory of all buffers, what no buffer was made of yet
+	made bool
 }
 
 // NewPool makes a pool of so many buffers, at least one.
@@ -55,7 +57,12 @@ func (p *Pool) Get(ctx context.Context) ([]byte, error) {
 		p.free = p.free[:last]
 		return buffer, nil
 	}
-	return AlignedBuffer(RequestSize), nil
+	if !p.made {
+		p.rest, p.made = hugeBuffer(cap(p.out)*RequestSize), true
+	}
+	buffer := p.rest[:RequestSize:RequestSize]
+	p.rest = p.rest[RequestSize:]
+	return buffer, nil
 }
 
 // Put gives a buffer back; it may have been shortened. It panics on a buffer that cannot come from the pool, since going on would hand
