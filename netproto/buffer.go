@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Frame is one received frame of the application. Its Payload is valid until Release.
@@ -26,7 +28,11 @@ func (f Frame) Release() {
 	}
 	conn, cost := b.conn, frameCost(len(f.Payload))
 	b.conn = nil
-	pools[b.class].Put(b)
+	if b.large {
+		largest.free <- b // which has room for all of them
+	} else {
+		pools[b.class].Put(b)
+	}
 	if conn != nil {
 		conn.release(cost)
 	}
@@ -37,6 +43,7 @@ func (f Frame) Release() {
 type buffer struct {
 	bytes      []byte
 	class      int
+	large      bool // it is one of largest
 	generation atomic.Uint32
 	conn       *Conn // whose window the frame counts in; nil unless bulk
 }
@@ -59,14 +66,56 @@ func bufferClass(size int) int {
 // newFrame returns a frame with room for size bytes, at most MaxPayload. A bulk frame counts in conn's window.
 func newFrame(conn *Conn, t Type, size int) Frame {
 	class := bufferClass(size)
-	b, ok := pools[class].Get().(*buffer)
-	if !ok {
+	var b *buffer
+	if class == bufferClasses-1 {
+		b = largest.take()
+	}
+	if b == nil {
+		b, _ = pools[class].Get().(*buffer)
+	}
+	if b == nil {
 		b = &buffer{bytes: newBytes(min(smallestBuffer<<class, MaxPayload)), class: class}
 	}
 	if t.Bulk() {
 		b.conn = conn
 	}
 	return Frame{Type: t, Payload: b.bytes[len(b.bytes)-size:], buffer: b, generation: b.generation.Load()}
+}
+
+// largest are the first buffers of the largest class, which a process keeps once it has needed one. They lie side by side on huge pages, as
+// blockio's do and for the same reason: what they hold is written to disks from where it lies.
+var largest largeBuffers
+
+type largeBuffers struct {
+	make sync.Once
+	free chan *buffer
+}
+
+const (
+	largeCount = 12 // a window, and what is written meanwhile
+	hugePage   = 2 << 20
+)
+
+// take returns a buffer; nil when all are in use.
+func (l *largeBuffers) take() *buffer {
+	l.make.Do(func() {
+		const stride = (MaxPayload + alignment - 1) / alignment * alignment
+		const size = (largeCount*stride + hugePage - 1) / hugePage * hugePage
+		memory := make([]byte, size+hugePage)
+		memory = memory[-uintptr(unsafe.Pointer(&memory[0]))%hugePage:][:size]
+		_ = unix.Madvise(memory, unix.MADV_HUGEPAGE) // an advice: on small pages all works as well
+		l.free = make(chan *buffer, largeCount)
+		for i := range largeCount {
+			end := (i + 1) * stride
+			l.free <- &buffer{bytes: memory[end-MaxPayload : end : end], class: bufferClasses - 1, large: true}
+		}
+	})
+	select {
+	case b := <-l.free:
+		return b
+	default:
+		return nil
+	}
 }
 
 // newBytes makes the memory of a buffer.
