@@ -265,6 +265,9 @@ func begin(ctx context.Context, o Options, what order) (*process, string, error)
 	}
 	if err != nil {
 		_ = p.stop() // says less than err
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // which closed its input
+		}
 		return nil, "", fmt.Errorf("%s: %w", p.role, err)
 	}
 	return p, ready.Address, nil
