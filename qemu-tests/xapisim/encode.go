@@ -59,8 +59,16 @@ func floatText(f float64) string {
 	return text
 }
 
+// noResult is the outcome of what sets no result, which is not the same as void (transcripts).
+var noResult = struct{}{}
+
 // taskResult is the XML text that a task's result field holds (xapi-facts §3).
-func taskResult(v any) string { return "<value>" + xmlText(v) + "</value>" }
+func taskResult(v any) string {
+	if v == any(noResult) {
+		return ""
+	}
+	return "<value>" + xmlText(v) + "</value>"
+}
 
 func xmlText(v any) string {
 	switch v := v.(type) {

@@ -8,7 +8,8 @@ import (
 )
 
 // Rule makes calls of one method go wrong. The zero Rule of a method does nothing; its members combine: a delay, then
-// one of an error or a cut. The method of PUT /import is "http/put_import".
+// one of an error or a cut. The methods of the HTTP handlers that move data are "http/put_import", "http/put_import_raw_vdi",
+// "http/get_export_raw_vdi" and so on, as xapi calls them.
 type Rule struct {
 	Method   string        // such as "VDI.create": matches the asynchronous form too; "" matches every method
 	After    int           // so many matching calls are let through first
@@ -17,7 +18,7 @@ type Rule struct {
 	Error    *Error        // answered instead of carrying the call out; of an asynchronous call, by its task
 	Cut      bool          // the connection is closed without an answer and the call is not carried out
 	CutReply bool          // the call is carried out, then the connection is closed without an answer
-	CutAfter int64         // of uploads only: the connection is closed when so many bytes of the body have been read
+	CutAfter int64         // of these handlers only: the connection is closed when so many bytes have been moved
 }
 
 type activeRule struct {
@@ -71,7 +72,8 @@ func (p *Pool) Fault(r Rule) (remove func()) {
 }
 
 // Calls counts the requests for a method so far, on all hosts and whatever their outcome. "VM.start" and
-// "Async.VM.start" are counted apart. Uploads are counted as "http/put_import".
+// "Async.VM.start" are counted apart. HTTP handlers are counted by the names
+// that Rule has for them.
 func (p *Pool) Calls(method string) int {
 	p.faults.mu.Lock()
 	defer p.faults.mu.Unlock()

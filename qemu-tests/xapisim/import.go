@@ -12,6 +12,49 @@ import (
 	"github.com/understudy-dr/understudy/image/xva"
 )
 
+// admitImport chooses the SR, which is named or the pool's default.
+func (x *exchange) admitImport() *refusal {
+	sr, named, e := x.wantedSR()
+	if e != nil {
+		return x.escaped(e)
+	}
+	if !named {
+		ref := x.db.all("pool")[0].text("default_SR")
+		if sr = x.db.find("SR", ref); sr == nil {
+			return x.escaped(fail("DEFAULT_SR_NOT_FOUND", ref))
+		}
+	}
+	redirect, e := x.route(sr)
+	if e != nil {
+		return x.escaped(e)
+	}
+	x.sr = sr
+	return redirect
+}
+
+func (x *exchange) checkImport() *refusal {
+	for _, option := range []string{"restore", "force"} {
+		if x.request.URL.Query().Get(option) == "true" {
+			return failed(badRequest, fail("NOT_IMPLEMENTED", "import with "+option+"=true"))
+		}
+	}
+	switch {
+	case x.sr.text("content_type") == "iso":
+		return failed(badRequest, fail("SR_OPERATION_NOT_SUPPORTED"))
+	case len(x.request.TransferEncoding) > 0:
+		return failed(forbidden, fail("IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"))
+	}
+	return nil
+}
+
+func (x *exchange) runImport(c *call, body io.ReadWriter) (any, error) {
+	vms, err := c.importXVA(body, x.sr)
+	if err != nil {
+		return nil, err
+	}
+	return vms, nil
+}
+
 // importation is one import of an XVA under way (xapi-facts §10.4).
 type importation struct {
 	*call

@@ -160,8 +160,8 @@ func TestImportChoosesTheSR(t *testing.T) {
 		"uuid as id":   {url.Values{"sr_id": {c.text("SR.get_uuid", refs["shared"])}}, 500, nowhere},
 		"unknown":      {url.Values{"sr_id": {"OpaqueRef:bad"}}, 500, nowhere},
 		"unplugged":    {url.Values{"sr_id": {refs["unplugged"]}}, 500, nowhere},
-		"media":        {url.Values{"sr_id": {refs["media"]}}, 400, []string{"SR_OPERATION_NOT_SUPPORTED", refs["media"]}},
-		"full restore": {url.Values{"restore": {"true"}}, 500, []string{"NOT_IMPLEMENTED", "import with restore=true"}},
+		"media":        {url.Values{"sr_id": {refs["media"]}}, 400, []string{"SR_OPERATION_NOT_SUPPORTED"}},
+		"full restore": {url.Values{"restore": {"true"}}, 400, []string{"NOT_IMPLEMENTED", "import with restore=true"}},
 	} {
 		task := c.text("task.create", "import", "")
 		test.query.Set("session_id", c.session)
@@ -206,8 +206,8 @@ func TestImportRefusesChunkedBodies(t *testing.T) {
 	}
 }
 
-// begin sends the beginning of an upload over a connection of its own and gives it open, the answer's head read.
-func (c *client) begin(pool *xapisim.Pool, task string, sent []byte) *tls.Conn {
+// open sends the head of a request over a connection of its own; a negative length is not told.
+func (c *client) open(pool *xapisim.Pool, method, path string, query url.Values, length int64) *tls.Conn {
 	c.t.Helper()
 	raw, err := net.Dial("tcp", pool.Address())
 	if err != nil {
@@ -215,13 +215,36 @@ func (c *client) begin(pool *xapisim.Pool, task string, sent []byte) *tls.Conn {
 	}
 	connection := tls.Client(raw, &tls.Config{InsecureSkipVerify: true}) // the fingerprint is not the point here
 	c.t.Cleanup(func() { connection.Close() })
-	query := url.Values{"session_id": {c.session}, "task_id": {task}, "sr_id": {c.one("SR", "shared")}}
-	if _, err := fmt.Fprintf(connection, "PUT /import?%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", query.Encode(), len(sent)); err != nil {
+	query.Set("session_id", c.session)
+	lines := method + " " + path + "?" + query.Encode() + " HTTP/1.1\r\nHost: x\r\n"
+	if length >= 0 {
+		lines += fmt.Sprintf("Content-Length: %d\r\n", length)
+	}
+	if _, err := io.WriteString(connection, lines+"\r\n"); err != nil {
 		c.t.Fatal(err)
 	}
-	head := make([]byte, 17)
-	if _, err := io.ReadFull(connection, head); err != nil || string(head) != "HTTP/1.1 200 OK\r\n" { // before a byte of the body is sent
-		c.t.Fatalf("%q, %v", head, err)
+	return connection
+}
+
+// head reads the head of an answer and gives its first line.
+func head(t *testing.T, connection io.Reader) string {
+	t.Helper()
+	var text []byte
+	for b := make([]byte, 1); !bytes.HasSuffix(text, []byte("\r\n\r\n")); text = append(text, b...) {
+		if _, err := io.ReadFull(connection, b); err != nil {
+			t.Fatalf("%q, %v", text, err)
+		}
+	}
+	line, _, _ := strings.Cut(string(text), "\r\n")
+	return line
+}
+
+// begin sends the beginning of an upload over a connection of its own and gives it open, the answer's head read.
+func (c *client) begin(pool *xapisim.Pool, task string, sent []byte) *tls.Conn {
+	c.t.Helper()
+	connection := c.open(pool, "PUT", "/import", url.Values{"task_id": {task}, "sr_id": {c.one("SR", "shared")}}, int64(len(sent)))
+	if got := head(c.t, connection); got != "HTTP/1.1 200 OK" { // before a byte of the body is sent
+		c.t.Fatal(got)
 	}
 	if _, err := connection.Write(sent); err != nil {
 		c.t.Fatal(err)

@@ -69,7 +69,9 @@ func nextIP(first net.IP, n int) net.IP {
 func (p *Pool) serve(h *host) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
-	mux.HandleFunc("/import", func(w http.ResponseWriter, r *http.Request) { p.serveImport(h, w, r) })
+	for path, handler := range dataHandlers {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { p.serveData(h, handler, w, r) })
+	}
 	mux.HandleFunc("/", elsewhere)
 	h.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
@@ -85,11 +87,14 @@ func (p *Pool) serve(h *host) {
 
 // elsewhere answers what no other handler takes: a POST goes to the XML-RPC route, which is not spoken here.
 func elsewhere(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost {
+	switch r.Method {
+	case http.MethodPost:
 		page(w, http.StatusInternalServerError, "Xmlm.Error(1:1, \"expected root element\")")
-		return
+	case http.MethodGet, http.MethodPut, http.MethodConnect, http.MethodOptions:
+		page(w, http.StatusForbidden, "")
+	default:
+		page(w, http.StatusNotImplemented, r.Method)
 	}
-	page(w, http.StatusForbidden, "")
 }
 
 func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
@@ -159,8 +164,11 @@ func htmlPage(text string) string { return "<html><body>" + text + "</body></htm
 // page answers with one of xapi's HTML pages and closes the connection.
 func page(w http.ResponseWriter, status int, detail string) {
 	text := htmlPage(pages[status])
-	if status == http.StatusInternalServerError {
+	switch status {
+	case http.StatusInternalServerError:
 		text = additional(detail)
+	case http.StatusNotImplemented:
+		text = htmlPage("<h1>HTTP 501 Method Not Implemented</h1><p>Unknown " + html.EscapeString(detail) + " not supported.<br /></p>")
 	}
 	w.Header().Set("Content-Type", "text/html")
 	w.Header().Set("Connection", "close")
