@@ -85,6 +85,10 @@ func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r 
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
+	if refused == nil {
+		p.cancels[x.task.ref] = cancel
+		p.db.set(x.task, "allowed_operations", []string{"cancel"})
+	}
 	p.group.Go(func() {
 		defer cancel()
 		defer connection.Close()
@@ -99,7 +103,7 @@ func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r 
 			x.refuseBare(ctx, connection, refused)
 			return
 		}
-		x.carryOut(ctx, cancel, &stream{Conn: connection, buffered: buffered.Reader, cutAfter: fault.CutAfter}, fault)
+		x.carryOut(ctx, &stream{Conn: connection, buffered: buffered.Reader, cutAfter: fault.CutAfter}, fault)
 	})
 }
 
@@ -121,7 +125,6 @@ func (x *exchange) enter() *refusal {
 	if x.task == nil {
 		x.task = x.newTask(x.label, "", nil)
 	}
-	x.db.set(x.task, "allowed_operations", []string{"cancel"})
 	if x.check == nil {
 		return nil
 	}
@@ -130,7 +133,7 @@ func (x *exchange) enter() *refusal {
 
 // carryOut sends the early answer and moves the data. What has gone wrong follows as a second HTTP answer inside the first
 // one's body.
-func (x *exchange) carryOut(ctx context.Context, cancel context.CancelFunc, s *stream, fault Rule) {
+func (x *exchange) carryOut(ctx context.Context, s *stream, fault Rule) {
 	lines := []string{"HTTP/1.1 200 OK", "Connection: close", "Cache-Control: no-cache, no-store", "task-id:" + x.task.ref}
 	if x.head == nil {
 		lines = append(lines, "content-type: application/octet-stream")
@@ -140,7 +143,6 @@ func (x *exchange) carryOut(ctx context.Context, cancel context.CancelFunc, s *s
 	writeHead(s.Conn, lines...)
 
 	x.mu.Lock()
-	x.cancels[x.task.ref] = cancel
 	c := &call{Pool: x.Pool, ctx: ctx, client: ctx, task: x.task.ref}
 	var result any
 	var err error
