@@ -8,18 +8,20 @@ import (
 	"math/bits"
 )
 
-// Names of checksum files are those of their chunk with one of these added (xapi-facts §10.3).
+// Checksum is a kind of checksums: what is added to a chunk's name to name the file with its checksum (xapi-facts §10.3).
+type Checksum string
+
 const (
-	sha1Suffix = ".checksum" // SHA-1, 40 lower-case hexadecimal digits
-	xxhSuffix  = ".xxhash"   // XXH64 with seed 0, 16 upper-case hexadecimal digits
+	SHA1  Checksum = ".checksum" // 40 lower-case hexadecimal digits; every release takes it
+	XXH64 Checksum = ".xxhash"   // with seed 0, 16 upper-case hexadecimal digits; what newer releases write
 )
 
 // maxChecksum is the size of the longer of the two.
 const maxChecksum = 2 * sha1.Size
 
-// checksum gives the text that a chunk's checksum file must hold, by the suffix of its name.
-func checksum(suffix string, chunk []byte) string {
-	if suffix == sha1Suffix {
+// of gives the text that a chunk's checksum file must hold.
+func (c Checksum) of(chunk []byte) string {
+	if c == SHA1 {
 		sum := sha1.Sum(chunk)
 		return hex.EncodeToString(sum[:])
 	}

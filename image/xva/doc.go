@@ -19,8 +19,8 @@
 //	│ end of archive           │
 //	└──────────────────────────┘
 //
-//	Appliance ── Write ──▶ file ──┬─ Check ───▶ Contents      reads everything, refuses every flaw
-//	                              └─ NewReader ──▶ Objects, Next: chunks as they come, each checked before it is given out
+//	Appliance ── Write ──┬▶ file ─┬─ Check ───▶ Contents      reads everything, refuses every flaw
+//	Objects ── NewWriter ┘        └─ NewReader ──▶ Objects, Next: chunks as they come, each checked before it is given out
 //
 // Memory is bounded by one chunk and the object list; sizes are checked before memory is taken.
 package xva

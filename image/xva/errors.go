@@ -10,7 +10,8 @@ import (
 var (
 	ErrNoArchive  = errors.New("neither a tar archive nor one packed by gzip or zstd")
 	ErrFormat     = errors.New("malformed XVA")
-	ErrUnexpected = errors.New("unexpected file in the XVA") // Error.Expected and Found are file names
+	ErrField      = errors.New("a field is missing in the XVA") // Error.Expected is its name
+	ErrUnexpected = errors.New("unexpected file in the XVA")    // Error.Expected and Found are file names
 	ErrReference  = errors.New("reference to an object that the XVA does not hold")
 	ErrOrder      = errors.New("chunks of a disk out of order")
 	ErrChecksum   = errors.New("checksum mismatch")

@@ -55,6 +55,7 @@ const maxVirtualSize = 64 << 40
 
 // metadata is the content of ova.xml, checked.
 type metadata struct {
+	version Version
 	objects []Object
 	disks   []DiskInfo // sorted by id, the order in the stream
 	byID    map[string]Object
@@ -72,10 +73,13 @@ func parseMetadata(text []byte) (*metadata, error) {
 	if version == nil || !ok {
 		return nil, malformed(metadataFile, "it is no struct of a version and objects")
 	}
-	if vsn := (Object{Snapshot: version}).Text("export_vsn"); vsn != "2" {
-		return nil, &Error{Kind: ErrFormat, File: metadataFile, Detail: "export_vsn, which tells where checksums stand", Expected: "2", Found: vsn}
+	values := Object{Snapshot: version}
+	if vsn, err := strconv.ParseInt(values.Text("export_vsn"), 10, 64); err != nil || vsn < checksumsInline {
+		return nil, &Error{
+			Kind: ErrFormat, File: metadataFile, Detail: "export_vsn, which tells where checksums stand: want 2 or more", Found: values.Text("export_vsn"),
+		}
 	}
-	m := &metadata{byID: map[string]Object{}}
+	m := &metadata{byID: map[string]Object{}, version: versionOf(values)}
 	for n, item := range objects {
 		if err := m.add(n, item); err != nil {
 			return nil, err
@@ -92,6 +96,18 @@ func parseMetadata(text []byte) (*metadata, error) {
 	return m, m.findDisks()
 }
 
+// versionOf reads what is there; a number that is none is 0.
+func versionOf(o Object) Version {
+	number := func(field string) int64 {
+		n, _ := strconv.ParseInt(o.Text(field), 10, 64)
+		return n
+	}
+	return Version{
+		Hostname: o.Text("hostname"), Date: o.Text("date"), ProductVersion: o.Text("product_version"),
+		ProductBrand: o.Text("product_brand"), BuildNumber: o.Text("build_number"), Major: number("xapi_major"), Minor: number("xapi_minor"),
+	}
+}
+
 func (m *metadata) add(n int, item any) error {
 	members, _ := item.(map[string]any)
 	class, _ := members["class"].(string)
@@ -105,7 +121,7 @@ func (m *metadata) add(n int, item any) error {
 	}
 	for _, field := range required[class] {
 		if _, given := snapshot[field]; !given {
-			return malformed(metadataFile, fmt.Sprintf("%s %s lacks the field %s", class, id, field))
+			return &Error{Kind: ErrField, File: metadataFile, Detail: class + " " + id, Expected: field}
 		}
 	}
 	o := Object{Class: class, ID: id, Snapshot: snapshot}

@@ -20,7 +20,7 @@ func TestRequiredFields(t *testing.T) {
 		for field := range o.fields {
 			objects[n] = o.without(field)
 			_, err := xva.NewReader(bytes.NewReader(pack(t, tar.FormatUSTAR, ova(objects...)...)))
-			if !errors.Is(err, xva.ErrFormat) || !strings.Contains(err.Error(), o.class+" "+o.id+" lacks the field "+field) {
+			if flaw, _ := errors.AsType[*xva.Error](err); !errors.Is(err, xva.ErrField) || flaw.Expected != field || flaw.Detail != o.class+" "+o.id {
 				t.Errorf("%s without %s: %v", o.class, field, err)
 			}
 		}

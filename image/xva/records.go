@@ -37,24 +37,37 @@ var required = map[string][]string{
 
 const never = DateTime("19700101T00:00:00Z")
 
+// Version tells what wrote an XVA.
+type Version struct {
+	Hostname, Date, ProductVersion, ProductBrand, BuildNumber string
+	Major, Minor                                              int64 // of xapi; an importer refuses what is newer than itself
+}
+
+// applianceVersion is that of 8.2, the oldest release in use.
+var applianceVersion = Version{ProductVersion: "8.2.1", Major: 1, Minor: 20}
+
+// checksumsInline is the least export_vsn of which a checksum follows every chunk.
+const checksumsInline = 2
+
 // document is the content of ova.xml.
-func (a Appliance) document() ([]byte, error) {
-	object := func(class, id string, snapshot map[string]any) any {
-		return map[string]any{"class": class, "id": id, "snapshot": snapshot}
+func document(v Version, objects []Object) ([]byte, error) {
+	list := []any{}
+	for _, o := range objects {
+		list = append(list, map[string]any{"class": o.Class, "id": o.ID, "snapshot": o.Snapshot})
 	}
 	var out bytes.Buffer
 	err := encodeValue(&out, map[string]any{
 		"version": map[string]any{
-			"hostname": "", "date": "", "product_brand": "", "build_number": "",
-			// The importer refuses what is newer than itself; 8.2 is the oldest release in use.
-			"product_version": "8.2.1", "xapi_major": int64(1), "xapi_minor": int64(20),
-			"export_vsn": int64(2), // a checksum after every chunk
+			"hostname": v.Hostname, "date": v.Date, "product_brand": v.ProductBrand, "build_number": v.BuildNumber,
+			"product_version": v.ProductVersion, "xapi_major": v.Major, "xapi_minor": v.Minor, "export_vsn": int64(checksumsInline),
 		},
-		"objects": []any{
-			object("VM", idVM, a.vm()), object("VBD", idVBD, a.vbd()), object("SR", idSR, a.sr()), object("VDI", idVDI, a.vdi()),
-		},
+		"objects": list,
 	})
 	return out.Bytes(), err
+}
+
+func (a Appliance) objects() []Object {
+	return []Object{{"VM", idVM, a.vm()}, {"VBD", idVBD, a.vbd()}, {"SR", idSR, a.sr()}, {"VDI", idVDI, a.vdi()}}
 }
 
 // uuid is one that depends on the appliance alone. An importer draws its own.

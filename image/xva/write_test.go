@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,6 +163,63 @@ func TestWriteForGNUTools(t *testing.T) {
 		if got := run("sha1sum", strings.TrimSuffix(name, ".checksum")); !strings.HasPrefix(got, string(sum)+" ") {
 			t.Errorf("%s: %s, sha1sum says %s", name, sum, got)
 		}
+	}
+}
+
+// What a pool would export: several disks of any size, checksums of the newer kind, a version.
+func TestWriterThenRead(t *testing.T) {
+	source, err := xva.NewReader(bytes.NewReader(write(t, appliance(disk(2*mib)))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := source.Objects()
+	vbd, vdi := objects[1], objects[3]
+	second := xva.Object{Class: "VDI", ID: "Ref:0009", Snapshot: maps.Clone(vdi.Snapshot)}
+	vdi.Snapshot["virtual_size"], second.Snapshot["virtual_size"] = int64(3*mib+512), int64(512)
+	link := xva.Object{Class: "VBD", ID: "Ref:0008", Snapshot: maps.Clone(vbd.Snapshot)}
+	link.Snapshot["VDI"] = second.ID
+	version := xva.Version{Hostname: "h", Date: "d", ProductVersion: "8.3.0", ProductBrand: "XCP-ng", BuildNumber: "b", Major: 26, Minor: 17}
+	contents := map[string][]byte{vdi.ID: disk(3*mib+512, mib, 3*mib), second.ID: disk(512)}
+	var out bytes.Buffer
+	w, err := xva.NewWriter(&out, version, append(objects, second, link), xva.XXH64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range slices.Sorted(maps.Keys(contents)) {
+		if err := w.Disk(id, int64(len(contents[id])), bytes.NewReader(contents[id])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Disk(vdi.ID, 512, bytes.NewReader(disk(512))); err == nil {
+		t.Error("disks may come in any order")
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(contents, got); diff != "" {
+		t.Error("other disks came back")
+	}
+	x, err := xva.NewReader(bytes.NewReader(out.Bytes()))
+	if err != nil || x.Version() != version {
+		t.Errorf("%+v, %v", x.Version(), err)
+	}
+	altered := bytes.Clone(out.Bytes())
+	altered[bytes.Index(altered, []byte("Ref:0003/00000001\x00"))+512+9] ^= 1
+	if _, err := read(altered); !errors.Is(err, xva.ErrChecksum) {
+		t.Error(err)
+	}
+	if x, err = xva.NewReader(bytes.NewReader(altered)); err != nil {
+		t.Fatal(err)
+	}
+	for x.Force = true; err == nil; {
+		_, err = x.Next()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Error(err)
 	}
 }
 
