@@ -23,6 +23,7 @@ type Config struct {
 	Address  string   // of the first host, the others follow; a fresh 127.77.n.1. All hosts listen on one port.
 
 	HostMemory int64 // 64 GiB, bytes each host has
+	Restricted []string // licence features that the pool lacks, by name ("CBT", "Checkpoint"); see Pool.Restrict
 
 	AuthDelay          time.Duration // 5 s, before a wrong password is answered
 	SessionLifetime    time.Duration // 24 h, of an idle session

@@ -18,6 +18,9 @@ func (p *Pool) build() error {
 		h.ref = p.buildHost(n, h).ref
 	}
 	p.db.set(pool, "master", p.hosts[0].ref)
+	if err := p.restrict(p.config.Restricted); err != nil {
+		return err
+	}
 	for n, name := range p.config.Networks {
 		p.buildNetwork(n, name)
 	}

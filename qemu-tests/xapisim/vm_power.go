@@ -28,6 +28,9 @@ func vmStart(c *call) (any, error) {
 		return nil, err
 	}
 	return nil, c.onVM(vm, "start", func() error {
+		if err := c.licensed("VM_start"); err != nil {
+			return err
+		}
 		host := c.chooseHost(vm)
 		if host == nil {
 			return fail("NO_HOSTS_AVAILABLE") // without the cause, as xapi does
@@ -46,6 +49,9 @@ func vmStartOn(c *call) (any, error) {
 		return nil, err
 	}
 	return nil, c.onVM(vm, "start_on", func() error {
+		if err := c.licensed("VM_start"); err != nil {
+			return err
+		}
 		if err := c.canBootHere(vm, host); err != nil {
 			return err
 		}
