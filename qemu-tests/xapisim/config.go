@@ -22,7 +22,7 @@ type Config struct {
 	World    World    // starts delegates; without one, starting a delegate is an error
 	Address  string   // of the first host, the others follow; a fresh 127.77.n.1. All hosts listen on one port.
 
-	HostMemory int64 // 64 GiB, bytes each host has
+	HostMemory int64    // 64 GiB, bytes each host has
 	Restricted []string // licence features that the pool lacks, by name ("CBT", "Checkpoint"); see Pool.Restrict
 
 	AuthDelay          time.Duration // 5 s, before a wrong password is answered
@@ -34,6 +34,7 @@ type Config struct {
 	ShutdownAckTimeout time.Duration // 60 s, for a guest to acknowledge a shutdown
 	ShutdownTimeout    time.Duration // 1200 s, for it to power off then
 	ConflictTimeout    time.Duration // 2 h, that a call waits for a conflicting one
+	CoalesceDelay      time.Duration // 200 ms, from a snapshot's end or a scan until base copies are merged; negative for never
 }
 
 // SRConfig describes a storage repository.
@@ -75,6 +76,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.ShutdownAckTimeout = cmp.Or(c.ShutdownAckTimeout, 60*time.Second)
 	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 1200*time.Second)
 	c.ConflictTimeout = cmp.Or(c.ConflictTimeout, 2*time.Hour)
+	c.CoalesceDelay = cmp.Or(c.CoalesceDelay, 200*time.Millisecond)
 	srs := slices.Clone(c.SRs)
 	for n := range srs {
 		if err := srs[n].complete(c.Hosts); err != nil {

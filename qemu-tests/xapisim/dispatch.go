@@ -47,7 +47,7 @@ func (c *call) unlocked(f func() error) error {
 func written() map[string]handler {
 	out := map[string]handler{}
 	for _, table := range []map[string]handler{
-		sessionCalls, taskCalls, eventCalls, hostCalls, srCalls, pbdCalls, vdiCalls, vbdCalls, vifCalls, vmCalls, vmFieldCalls, vmPowerCalls,
+		sessionCalls, taskCalls, eventCalls, hostCalls, srCalls, pbdCalls, vdiCalls, cbtCalls, vbdCalls, vifCalls, vmCalls, vmFieldCalls, vmPowerCalls,
 	} {
 		maps.Copy(out, table)
 	}

@@ -151,11 +151,19 @@ func (p *Pool) endDomain(d *domain) {
 
 func (p *Pool) detachAll(vm *object) {
 	for _, vbd := range p.db.refs(vm, "VBDs", "VBD") {
-		p.db.set(vbd, "currently_attached", false)
-		p.db.set(vbd, "device", "")
+		p.detached(vbd)
 	}
 	for _, vif := range p.db.refs(vm, "VIFs", "VIF") {
 		p.db.set(vif, "currently_attached", false)
+	}
+}
+
+// detached writes that a VBD is attached no more.
+func (p *Pool) detached(vbd *object) {
+	p.db.set(vbd, "currently_attached", false)
+	p.db.set(vbd, "device", "")
+	if vdi := p.db.find("VDI", vbd.text("VDI")); vdi != nil {
+		p.deactivate(vdi)
 	}
 }
 

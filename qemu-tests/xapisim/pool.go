@@ -31,6 +31,9 @@ type Pool struct {
 	delegateDisks   map[string]bool               // VDIs that are, or were copied from, the disk of a delegate template
 	driverless      map[string]bool               // uuids of VMs whose built-in guest has no drivers
 	snapshotOrigins map[string]map[string]any     // the VM's fields at the moment of a snapshot
+	logs            map[string]*cbtLog            // of changed blocks, by the uuid of a volume
+	chain           map[string]*link              // of volumes on base copies and of base copies, by uuid
+	coalescing      map[string]bool               // SRs whose base copies are going to be looked through
 }
 
 // New builds a pool and starts its servers. The caller must Close it.
@@ -48,6 +51,7 @@ func New(config Config) (*Pool, error) {
 		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{},
 		domains: map[string]*domain{}, garbage: map[string]bool{}, delegateDisks: map[string]bool{},
 		driverless: map[string]bool{}, snapshotOrigins: map[string]map[string]any{},
+		logs: map[string]*cbtLog{}, chain: map[string]*link{}, coalescing: map[string]bool{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	listeners, err := listen(net.ParseIP(config.Address), config.Hosts)

@@ -2,6 +2,7 @@ package xapisim
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,46 +88,63 @@ func (p *Pool) plugged(sr *object, host string) bool {
 	})
 }
 
-// scan makes the records agree with the files: unknown ones become VDIs, VDIs without a file go, sizes are read anew.
+// scan makes the records agree with the files: unknown ones become VDIs, VDIs without a file go, sizes are read anew. What
+// has a chain or a log but no file is no disk and stays.
 func (c *call) scan(sr *object) error {
 	files, err := filepath.Glob(filepath.Join(c.srDir(sr), "*.raw"))
 	if err != nil {
-		return fail("SR_BACKEND_FAILURE_40", "", "The SR scan failed [opterr="+err.Error()+"]", "")
+		return driverError("40", "The SR scan failed", err)
 	}
 	known := map[string]*object{}
 	for _, vdi := range c.db.refs(sr, "VDIs", "VDI") {
-		known[vdi.text("location")] = vdi
+		if vdi.boolean("managed") && vdi.text("type") != "cbt_metadata" {
+			known[vdi.text("location")] = vdi
+		}
 	}
 	for _, file := range files {
 		location := strings.TrimSuffix(filepath.Base(file), ".raw")
 		if known[location] == nil {
 			info, err := os.Stat(file)
 			if err != nil {
-				return fail("SR_BACKEND_FAILURE_40", "", "The SR scan failed [opterr="+err.Error()+"]", "")
+				return driverError("40", "The SR scan failed", err)
 			}
-			c.db.insert("VDI", map[string]any{
-				"uuid": location, "location": location, "SR": sr.ref, "virtual_size": info.Size(), "type": "user", "managed": true,
-			})
+			c.reintroduce(sr, location, map[string]any{"virtual_size": info.Size(), "type": "user"})
 		}
 		delete(known, location)
 	}
 	for _, vdi := range known {
+		c.mergeLog(vdi.uuid())
+		c.dropLink(vdi.uuid(), sr)
 		c.db.remove(vdi)
 	}
+	c.kickCoalesce(sr)
 	return c.refreshSizes(sr)
 }
 
-// refreshSizes reads how much each volume and the SR take.
+// reintroduce makes a record for a volume that is there. Its place in its chain and its log are the volume's own.
+func (p *Pool) reintroduce(sr *object, uuid string, values map[string]any) *object {
+	values = maps.Clone(values)
+	maps.Copy(values, map[string]any{"uuid": uuid, "location": uuid, "SR": sr.ref, "managed": true, "cbt_enabled": p.logs[uuid] != nil})
+	vdi := p.db.insert("VDI", values)
+	if l := p.chain[uuid]; l != nil {
+		p.setLink(vdi, *l)
+	}
+	return vdi
+}
+
+// refreshSizes reads how much each volume and the SR take. Pool.mu may be released meanwhile.
 func (p *Pool) refreshSizes(sr *object) error {
 	var used, virtual int64
 	for _, vdi := range p.db.refs(sr, "VDIs", "VDI") {
-		taken := vdi.integer("virtual_size")
-		if !thick(sr) {
-			var err error
-			if taken, err = allocated(p.volumePath(vdi)); err != nil {
-				p.db.set(vdi, "missing", true)
-				continue
-			}
+		taken, err := p.taken(vdi, sr)
+		if isContext(err) {
+			return err
+		} else if err != nil {
+			p.db.set(vdi, "missing", true)
+			continue
+		}
+		if vdi.deleted {
+			continue
 		}
 		p.db.set(vdi, "physical_utilisation", taken)
 		used += taken

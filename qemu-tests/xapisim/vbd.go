@@ -43,6 +43,8 @@ func vbdCreate(c *call) (any, error) {
 	switch {
 	case empty && !cd:
 		return nil, fail("VBD_NOT_REMOVABLE_MEDIA", "in constructor")
+	case vdi != nil && vdi.text("type") == "cbt_metadata":
+		return nil, fail("VDI_INCOMPATIBLE_TYPE", vdi.ref, "cbt_metadata")
 	case cd && mode != "RO":
 		return nil, fail("VBD_CDS_MUST_BE_READONLY")
 	case vdi != nil && mode == "RW" && vdi.boolean("read_only"):
@@ -222,11 +224,13 @@ func vbdPlug(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.activate(vdi, vbd.text("mode"))
 	defer c.begin(vbd, "plug")()
 	endVDI := c.begin(vdi, "blocked")
 	err = c.hotplug(vm, func(d *domain) error { return d.guest.Plug(c.ctx, disk) })
 	endVDI()
 	if err != nil {
+		c.deactivate(vdi)
 		return nil, internal("xenopsd: " + err.Error())
 	}
 	if c.domains[vm.ref] == nil {
@@ -296,8 +300,7 @@ func vbdUnplug(c *call) (any, error) {
 	case err != nil:
 		return nil, internal("xenopsd: " + err.Error())
 	}
-	c.db.set(vbd, "currently_attached", false)
-	c.db.set(vbd, "device", "")
+	c.detached(vbd)
 	if vdi := c.db.find("VDI", vbd.text("VDI")); vdi != nil {
 		return nil, c.refreshSizes(c.db.find("SR", vdi.text("SR")))
 	}

@@ -87,7 +87,7 @@ func TestSnapshotAndCloneCopyContentAndMarkers(t *testing.T) {
 		if config, ok := record["other_config"].(map[string]any); !ok || config["understudy:kind"] != "set" {
 			t.Errorf("other_config %v", record["other_config"])
 		}
-		if config, ok := record["sm_config"].(map[string]any); !ok || len(config) != 0 {
+		if config, ok := record["sm_config"].(map[string]any); !ok || len(config) != 1 || config["vhd-parent"] == "x" {
 			t.Errorf("sm_config %v", record["sm_config"])
 		}
 		isSnapshot, of := copied == snapshot, nullRef

@@ -15,7 +15,7 @@ var plainSetters = map[string]bool{
 	"VM.set_actions_after_crash": true, "VM.set_ha_restart_priority": true, "VM.set_order": true,
 	"VM.set_start_delay": true, "VM.set_shutdown_delay": true, "VM.set_suspend_VDI": true, "VM.set_appliance": true,
 	"VM.set_HVM_shadow_multiplier": true,
-	"VDI.set_name_label":           true, "VDI.set_name_description": true, "VDI.set_on_boot": true, "VDI.set_allow_caching": true,
+	"VDI.set_name_label":           true, "VDI.set_name_description": true, "VDI.set_allow_caching": true,
 	"SR.set_name_label": true, "SR.set_name_description": true, "SR.set_shared": true, "SR.set_physical_size": true,
 	"network.set_default_locking_mode": true, "VIF.set_locking_mode": true,
 }

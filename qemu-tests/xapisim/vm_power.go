@@ -196,6 +196,7 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 		if err := c.canShare(vbd, vdi); err != nil {
 			return machine, false, err
 		}
+		c.activate(vdi, vbd.text("mode"))
 		c.db.set(vbd, "currently_attached", true)
 		c.db.set(vbd, "device", deviceName(vbd.text("userdevice")))
 		disk, err := c.disk(vbd, vdi)

@@ -1,6 +1,7 @@
 package xapisim
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -139,11 +140,37 @@ func copyRange(source, target *os.File, offset, length int64) (int64, error) {
 	return written, err
 }
 
-// allocated is the space that a file takes on its file system.
-func allocated(path string) (int64, error) {
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil {
-		return 0, fmt.Errorf("stat %s: %w", path, err)
+// overwriteVolume writes one file's blocks over those of another, all of them or those that differ from a third file's.
+func overwriteVolume(ctx context.Context, from, to, base string) error {
+	held, err := readContents(ctx, from)
+	if err != nil {
+		return err
 	}
-	return stat.Blocks * 512, nil
+	below := cmp.Or(base, to) // without a base, what the target already holds need not be written
+	old, err := readContents(ctx, below)
+	if err != nil {
+		return err
+	}
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	buffer := make([]byte, blockSize)
+	for _, block := range held.changed(old) {
+		n, err := source.ReadAt(buffer, block*blockSize)
+		if n == 0 && errors.Is(err, io.EOF) {
+			continue // beyond the source's end
+		} else if err == nil || errors.Is(err, io.EOF) {
+			_, err = target.WriteAt(buffer[:n], block*blockSize)
+		}
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return errors.Join(err, target.Close())
+		}
+	}
+	return target.Close()
 }

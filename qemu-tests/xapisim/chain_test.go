@@ -1,0 +1,149 @@
+package xapisim_test
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
+)
+
+// unmanaged are the base copies of an SR.
+func (c *client) unmanaged(sr string) []string {
+	c.t.Helper()
+	return slices.DeleteFunc(c.list("SR.get_VDIs", sr), func(vdi string) bool { return c.call("VDI.get_managed", vdi) == true })
+}
+
+func (c *client) parent(vdi string) any {
+	c.t.Helper()
+	config, _ := c.record("VDI", vdi)["sm_config"].(map[string]any)
+	return config["vhd-parent"]
+}
+
+func TestBaseCopiesComeAndGo(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
+	c := connect(t, pool)
+	sr := c.one("SR", "shared")
+	vdi := c.newVDI(sr, 16*mib)
+	c.write(pool, vdi, 0, "content")
+	first := c.text("VDI.snapshot", vdi)
+	bases := c.unmanaged(sr)
+	if len(bases) != 1 || c.parent(vdi) != c.text("VDI.get_uuid", bases[0]) || c.parent(first) != c.parent(vdi) {
+		t.Fatalf("base copies %v under %v and %v", bases, c.parent(vdi), c.parent(first))
+	}
+	record := c.record("VDI", bases[0])
+	if record["name_label"] != "base copy" || record["read_only"] != true || len(record["allowed_operations"].([]any)) != 0 {
+		t.Errorf("%v", record)
+	}
+	c.refuse("VDI_NOT_MANAGED", []string{bases[0]}, "VDI.destroy", bases[0])
+	clone := c.text("VDI.clone", first) // of a disk that holds what its base holds: the same base
+	if c.parent(clone) != c.parent(first) || len(c.unmanaged(sr)) != 1 {
+		t.Error("an empty leaf got a base copy")
+	}
+	c.write(pool, vdi, 4*mib, "more")
+	second := c.text("VDI.snapshot", vdi)
+	if len(c.unmanaged(sr)) != 2 {
+		t.Errorf("base copies %v", c.unmanaged(sr))
+	}
+	c.call("VDI.destroy", first)
+	c.call("VDI.destroy", clone)
+	c.call("SR.scan", sr)
+	if len(c.unmanaged(sr)) != 2 {
+		t.Error("merged although nobody asked for it")
+	}
+	pool.Coalesce() // the lower base carries the upper only
+	if bases := c.unmanaged(sr); len(bases) != 1 || c.parent(second) != c.text("VDI.get_uuid", bases[0]) || c.parent(vdi) != c.parent(second) {
+		t.Errorf("base copies %v", bases)
+	}
+	c.call("VDI.add_to_other_config", vdi, "leaf-coalesce", "false")
+	c.call("VDI.destroy", second)
+	pool.Coalesce()
+	if len(c.unmanaged(sr)) != 1 {
+		t.Error("a leaf was merged although its VDI forbids it")
+	}
+	c.call("VDI.remove_from_other_config", vdi, "leaf-coalesce")
+	pool.Coalesce()
+	if len(c.unmanaged(sr)) != 0 || c.parent(vdi) != nil {
+		t.Errorf("base copies %v", c.unmanaged(sr))
+	}
+	if string(read(t, c.path(pool, vdi))[4*mib:4*mib+4]) != "more" {
+		t.Error("the disk has lost content")
+	}
+}
+
+func TestChainIsMergedInTime(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: 1})
+	c := connect(t, pool)
+	sr := c.one("SR", "shared")
+	vdi := c.newVDI(sr, 2*mib)
+	c.write(pool, vdi, 0, "content")
+	c.call("VDI.destroy", c.text("VDI.snapshot", vdi))
+	eventually(t, "the merge", func() bool { return len(c.unmanaged(sr)) == 0 })
+}
+
+func TestChainLimit(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
+	c := connect(t, pool)
+	vdi := c.newVDI(c.one("SR", "shared"), 2*mib)
+	for n := range 29 {
+		c.write(pool, vdi, 0, strconv.Itoa(n))
+		c.call("VDI.snapshot", vdi)
+	}
+	c.write(pool, vdi, 0, "full")
+	c.refuse("SR_BACKEND_FAILURE_109", []string{"", "The snapshot chain is too long", ""}, "VDI.snapshot", vdi)
+	c.refuse("SR_BACKEND_FAILURE_109", nil, "VDI.clone", vdi)
+	c.call("VDI.copy", vdi, c.one("SR", "shared"))
+}
+
+// A disk on a base copy takes what differs from that, in the blocks of VHD; a fresh one next to nothing.
+func TestUtilisationOfChains(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
+	c := connect(t, pool)
+	sr := c.one("SR", "shared")
+	vdi := c.newVDI(sr, 16*mib)
+	c.write(pool, vdi, 0, string(slices.Repeat([]byte{1}, 4*mib)))
+	snapshot := c.text("VDI.snapshot", vdi)
+	want := func(vdi string, low, high int64) {
+		t.Helper()
+		c.call("SR.update", sr)
+		got, err := strconv.ParseInt(c.record("VDI", vdi)["physical_utilisation"].(interface{ String() string }).String(), 10, 64)
+		if err != nil || got < low || got > high {
+			t.Errorf("utilisation %d, want %d to %d", got, low, high)
+		}
+	}
+	want(vdi, 0, 64*kib)
+	want(snapshot, 0, 64*kib)
+	want(c.unmanaged(sr)[0], 4*mib, 5*mib)
+	c.write(pool, vdi, mib, "overwritten")
+	c.write(pool, vdi, 9*mib, "new")
+	want(vdi, 4*mib, 4*mib+64*kib)
+	want(snapshot, 0, 64*kib)
+	c.call("VDI.destroy", snapshot)
+	pool.Coalesce()
+	want(vdi, 4*mib, 5*mib)
+}
+
+func TestScanKeepsChainsAndLogs(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
+	c := connect(t, pool)
+	sr := c.one("SR", "shared")
+	vdi := c.newVDI(sr, 2*mib, "marker")
+	c.call("VDI.enable_cbt", vdi)
+	c.write(pool, vdi, 0, "content")
+	snapshot := c.text("VDI.snapshot", vdi)
+	before, uuid := c.record("VDI", vdi), c.text("VDI.get_uuid", vdi)
+	c.call("VDI.forget", vdi)
+	c.refuse("HANDLE_INVALID", []string{"VDI", vdi}, "VDI.get_record", vdi)
+	c.call("SR.scan", sr)
+	again := c.text("VDI.get_by_uuid", uuid)
+	after := c.record("VDI", again)
+	if again == vdi || len(after["other_config"].(map[string]any)) != 0 || after["cbt_enabled"] != true {
+		t.Errorf("%v", after)
+	}
+	if !maps.Equal(after["sm_config"].(map[string]any), before["sm_config"].(map[string]any)) {
+		t.Errorf("chain %v, was %v", after["sm_config"], before["sm_config"])
+	}
+	c.write(pool, again, 64*kib, "after")
+	c.wantChanged(snapshot, again, 1)
+}

@@ -1,0 +1,100 @@
+package xapisim
+
+import (
+	"time"
+)
+
+// kickCoalesce has the base copies of an SR looked through after Config.CoalesceDelay, as a storage driver's garbage
+// collector does some time after a snapshot has gone (xapi-facts §13.2).
+func (p *Pool) kickCoalesce(sr *object) {
+	if p.config.CoalesceDelay < 0 || p.coalescing[sr.ref] || p.ctx.Err() != nil {
+		return
+	}
+	p.coalescing[sr.ref] = true
+	p.group.Go(func() {
+		select {
+		case <-time.After(p.config.CoalesceDelay):
+		case <-p.ctx.Done():
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.coalescing, sr.ref)
+		p.coalesce(sr)
+	})
+}
+
+// Coalesce merges at once what can be merged on all SRs: for tests that set Config.CoalesceDelay to never.
+func (p *Pool) Coalesce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, sr := range p.db.all("SR") {
+		p.coalesce(sr)
+	}
+}
+
+// coalesce removes base copies that carry nothing, and merges those that carry one volume only, until none is left.
+func (p *Pool) coalesce(sr *object) {
+	for merged := true; merged && !sr.deleted; {
+		merged = false
+		for _, base := range p.db.refs(sr, "VDIs", "VDI") {
+			if l := p.chain[base.uuid()]; l != nil && l.own != nil && p.merge(base, l) {
+				merged = true
+			}
+		}
+	}
+	if !sr.deleted {
+		_ = p.refreshSizes(sr) // of a volume that cannot be read the record says that it is missing
+	}
+}
+
+// merge takes one base copy out of its chain if it can go. Managed VDIs keep their uuids, whatever is merged.
+func (p *Pool) merge(base *object, l *link) bool {
+	above := p.above(base.uuid())
+	switch len(above) {
+	case 0:
+		delete(p.chain, base.uuid())
+		p.db.remove(base)
+		return true
+	case 1:
+	default:
+		return false
+	}
+	upper := p.vdi(above[0])
+	if upper == nil { // forgotten: a scan brings it back or finds it gone
+		return false
+	}
+	top := p.chain[above[0]]
+	if top.own == nil { // a disk: it takes the place of what is below it
+		if upper.table("other_config")["leaf-coalesce"] == "false" || len(upper.table("current_operations")) > 0 {
+			return false
+		}
+		p.setLink(upper, link{parent: l.parent, since: l.since})
+		delete(p.chain, base.uuid())
+		p.db.remove(base)
+		return true
+	}
+	// A base copy on a base copy: the upper's data goes into the lower, which then carries what the upper carried.
+	l.own, l.size = top.own, measure{}
+	p.db.set(base, "virtual_size", upper.integer("virtual_size"))
+	for _, uuid := range p.above(upper.uuid()) {
+		if vdi := p.vdi(uuid); vdi != nil {
+			p.setLink(vdi, link{parent: base.uuid(), since: p.chain[uuid].since, own: p.chain[uuid].own})
+		} else {
+			p.chain[uuid].parent = base.uuid()
+		}
+	}
+	delete(p.chain, upper.uuid())
+	p.db.remove(upper)
+	return true
+}
+
+// vdi finds a VDI by its uuid; nil when there is none.
+func (p *Pool) vdi(uuid string) *object {
+	for _, vdi := range p.db.tables["VDI"] {
+		if vdi.uuid() == uuid {
+			return vdi
+		}
+	}
+	return nil
+}
