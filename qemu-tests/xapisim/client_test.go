@@ -246,3 +246,13 @@ func vbd(vm, vdi, device, mode string) map[string]any {
 		"other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 	}
 }
+
+// addVM puts a VM into a pool and gives its reference.
+func addVM(t *testing.T, pool *xapisim.Pool, config xapisim.VMConfig) string {
+	t.Helper()
+	added, err := pool.AddVM(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return added.Ref
+}

@@ -82,8 +82,17 @@ var relations = map[relation]relation{
 
 // insert makes an object. Fields that are not given get their default, or the zero value of their type.
 func (db *database) insert(class string, values map[string]any) *object {
+	o := db.place(class, newRef(), values)
+	for field, v := range o.values {
+		db.link(o, field, v)
+	}
+	return o
+}
+
+// place puts an object into its table without the back-references to it.
+func (db *database) place(class, ref string, values map[string]any) *object {
 	c := db.model.Classes[class]
-	o := &object{class: c, ref: newRef(), values: make(map[string]any, len(c.Fields))}
+	o := &object{class: c, ref: ref, values: make(map[string]any, len(c.Fields))}
 	for _, f := range c.Fields {
 		v, given := values[f.Name]
 		switch {
@@ -101,9 +110,6 @@ func (db *database) insert(class string, values map[string]any) *object {
 	db.bump(o)
 	o.created = o.modified
 	db.tables[class][o.ref] = o
-	for field, v := range o.values {
-		db.link(o, field, v)
-	}
 	return o
 }
 

@@ -1,5 +1,5 @@
-// Command cut writes the part of a full xenapi.json that Understudy uses: the classes named below, whole, and all error
-// codes. It changes nothing inside a class, so that the facts stay those of their source.
+// Command lines writes a xenapi.json with one field, message, enumeration or error code a line, so that a change of the
+// data model can be read as a diff. It changes nothing inside a class: the facts stay those of their source.
 package main
 
 import (
@@ -12,12 +12,6 @@ import (
 	"os"
 	"slices"
 )
-
-// classes are those that a replication product touches, in the order of their appearance in the output.
-var classes = []string{
-	"session", "task", "event", "pool", "host", "host_metrics", "SR", "PBD", "VDI", "VBD", "VM", "VM_metrics",
-	"VM_guest_metrics", "VIF", "network", "PIF", "console", "VTPM",
-}
 
 type document struct {
 	About   json.RawMessage            `json:"_about"`
@@ -37,7 +31,7 @@ func main() {
 	to := flag.String("to", "model.json", "file to write")
 	flag.Parse()
 	if err := run(*from, *to); err != nil {
-		fmt.Fprintln(os.Stderr, "cut:", err)
+		fmt.Fprintln(os.Stderr, "lines:", err)
 		os.Exit(1)
 	}
 }
@@ -55,24 +49,19 @@ func run(from, to string) error {
 		return fmt.Errorf("%s: %w", from, err)
 	}
 	var out bytes.Buffer
-	if err := write(&out, full); err != nil {
-		return fmt.Errorf("%s: %w", from, err)
-	}
+	write(&out, full)
 	if !json.Valid(out.Bytes()) {
 		return errors.New("the written document is not JSON")
 	}
 	return os.WriteFile(to, out.Bytes(), 0o644)
 }
 
-func write(out *bytes.Buffer, full document) error {
+func write(out *bytes.Buffer, full document) {
 	fmt.Fprintf(out, "{\"_about\":%s,\n\"errors\":{\n", compact(full.About))
 	lines(out, full.Errors)
 	fmt.Fprint(out, "},\n\"classes\":{\n")
-	for n, name := range classes {
-		c, ok := full.Classes[name]
-		if !ok {
-			return fmt.Errorf("class %s is missing", name)
-		}
+	for n, name := range slices.Sorted(maps.Keys(full.Classes)) {
+		c := full.Classes[name]
 		fmt.Fprintf(out, "%q:{\"lifecycle\":%s,\n\"fields\":[\n", name, compact(c.Lifecycle))
 		for i, field := range c.Fields {
 			fmt.Fprintf(out, "%s%s\n", compact(field), comma(i, len(c.Fields)))
@@ -81,10 +70,9 @@ func write(out *bytes.Buffer, full document) error {
 		lines(out, c.Messages)
 		fmt.Fprint(out, "},\n\"enums\":{\n")
 		lines(out, c.Enums)
-		fmt.Fprintf(out, "}}%s\n", comma(n, len(classes)))
+		fmt.Fprintf(out, "}}%s\n", comma(n, len(full.Classes)))
 	}
 	fmt.Fprint(out, "}}\n")
-	return nil
 }
 
 func lines(out *bytes.Buffer, members map[string]json.RawMessage) {

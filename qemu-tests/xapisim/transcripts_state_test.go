@@ -1,0 +1,333 @@
+package xapisim_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
+)
+
+// replay makes recorded calls in a pool whose state follows the record.
+type replay struct {
+	t       *testing.T
+	pool    *xapisim.Pool
+	c       *client
+	model   *datamodel.Model
+	records []recorded
+
+	known     map[string]string // recorded references, uuids, … → the simulator's
+	taken     map[string]bool   // those of the simulator that stand for a recorded one
+	first     map[string]seen   // by recorded reference
+	made      map[string]bool   // references that a replayed call will introduce
+	destroyed map[string]bool   // references that a replayed call has destroyed
+}
+
+// seen is an object as its first record shows it.
+type seen struct {
+	class  string
+	fields map[string]any
+}
+
+// firstRecords finds the first record of each object: in get_record, in get_all_records, in an event.
+func firstRecords(model *datamodel.Model, records []recorded) map[string]seen {
+	out := map[string]seen{}
+	note := func(class, ref string, v any) {
+		fields, ok := v.(map[string]any)
+		if _, known := out[ref]; ok && !known && model.Classes[class] != nil {
+			out[ref] = seen{class, fields}
+		}
+	}
+	for _, r := range records {
+		if r.call == nil {
+			continue
+		}
+		switch result := r.call.answer["result"].(type) {
+		case map[string]any:
+			switch {
+			case r.call.name == "get_record" && len(r.call.params) == 2:
+				note(r.call.class, fmt.Sprint(r.call.params[1]), result)
+			case strings.HasPrefix(r.call.name, "get_all_records"):
+				for ref, row := range result {
+					note(r.call.class, ref, row)
+				}
+			case r.call.method() == "event.from":
+				for _, e := range eventsOf(result) {
+					note(classOf(model, fmt.Sprint(e["class"])), fmt.Sprint(e["ref"]), e["snapshot"])
+				}
+			}
+		}
+	}
+	return out
+}
+
+func eventsOf(batch map[string]any) []map[string]any {
+	var out []map[string]any
+	list, _ := batch["events"].([]any)
+	for _, item := range list {
+		if e, ok := item.(map[string]any); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func classOf(model *datamodel.Model, lower string) string {
+	for name := range model.Classes {
+		if strings.EqualFold(name, lower) {
+			return name
+		}
+	}
+	return lower
+}
+
+var opaque = regexp.MustCompile(`OpaqueRef:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
+
+// madeBy lists what calls that change something give, and what their tasks give.
+func madeBy(records []recorded) map[string]bool {
+	out := map[string]bool{}
+	for _, r := range records {
+		if r.call == nil {
+			continue
+		}
+		switch result := r.call.answer["result"].(type) {
+		case string:
+			if !r.call.reads() {
+				out[result] = true
+			}
+		case map[string]any:
+			if r.call.method() == "task.get_record" && !strings.HasPrefix(fmt.Sprint(result["name_label"]), "http.") {
+				for _, ref := range opaque.FindAllString(fmt.Sprint(result["result"]), -1) {
+					out[ref] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+// start brings what a pool has from the beginning into the recorded state: the first look at each class tells it.
+func (r *replay) start() {
+	for _, class := range []string{"pool", "host", "host_metrics", "VM", "VM_metrics", "console", "network", "PIF"} {
+		for _, record := range r.records {
+			if record.call == nil || record.call.class != class || record.call.name != "get_all_records" {
+				continue
+			}
+			rows, _ := record.call.answer["result"].(map[string]any)
+			r.matchRows(class, rows, true)
+			break
+		}
+	}
+	for ref, now := range r.known { // references between them are known only now
+		if s, ok := r.first[ref]; ok {
+			r.check(r.pool.Overwrite(xapisim.Fixture{Class: s.class, Ref: now, Fields: r.plain(s)}))
+		}
+	}
+}
+
+func (r *replay) check(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// plain are the fields of a first record, in the simulator's references, of which those to unknown objects are left out.
+func (r *replay) plain(s seen) map[string]any {
+	out := map[string]any{}
+	for _, f := range r.model.Classes[s.class].Fields {
+		v, given := s.fields[f.Name]
+		if !given || f.Type.Kind == datamodel.Ref && r.known[fmt.Sprint(v)] == "" {
+			continue
+		}
+		out[f.Name] = r.translate(v)
+	}
+	if s.class == "host" {
+		delete(out, "address") // where the simulator really listens
+	}
+	return out
+}
+
+// bind says that a recorded identifier is one of the simulator's.
+func (r *replay) bind(want, got string) {
+	if _, known := r.known[want]; !known && want != nullRef && got != nullRef {
+		r.known[want], r.taken[got] = got, true
+	}
+}
+
+// matchRows finds the simulator's objects that recorded rows stand for: those that resemble them most.
+func (r *replay) matchRows(class string, rows map[string]any, always bool) {
+	have := r.pool.Records(class)
+	for _, ref := range slices.Sorted(maps.Keys(rows)) {
+		fields, isRow := rows[ref].(map[string]any)
+		if _, known := r.known[ref]; known || !isRow {
+			continue
+		}
+		best, bestScore := "", 0.0
+		for _, candidate := range slices.Sorted(maps.Keys(have)) {
+			if r.taken[candidate] {
+				continue
+			}
+			if score := r.likeness(class, fields, have[candidate]); score > bestScore {
+				best, bestScore = candidate, score
+			}
+		}
+		if bestScore > 0.85 || always && best != "" {
+			r.bind(ref, best)
+			r.bind(fmt.Sprint(fields["uuid"]), fmt.Sprint(have[best]["uuid"]))
+		}
+	}
+}
+
+// telling are fields in which two rows of one object must agree.
+var telling = map[string]bool{"name_label": true, "userdevice": true, "device": true, "VM": true, "SR": true, "network": true, "snapshot_of": true}
+
+// likeness tells how many of the plain fields of two rows are equal.
+func (r *replay) likeness(class string, want, got map[string]any) float64 {
+	equal, all := 1.0, 1.0
+	for _, f := range r.model.Classes[class].Fields {
+		switch f.Type.Kind {
+		case datamodel.Set, datamodel.Map, datamodel.DateTime:
+			continue
+		}
+		if f.Name == "uuid" {
+			continue
+		}
+		wanted := fmt.Sprint(want[f.Name])
+		if f.Type.Kind == datamodel.Ref {
+			if r.known[wanted] == "" {
+				continue
+			}
+			wanted = r.known[wanted]
+		}
+		all++
+		if text, err := json.Marshal(got[f.Name]); err == nil && strings.Trim(string(text), `"`) == wanted {
+			equal++
+		} else if telling[f.Name] {
+			all += 100
+		}
+	}
+	return equal / all
+}
+
+// introduce puts objects into the pool that no answer has introduced, and those that they refer to. The fields of
+// before, by class, are those that the objects must have had.
+func (r *replay) introduce(objects map[string]string, before map[string]map[string]any) {
+	var batch []xapisim.Fixture
+	var add func(class, ref string)
+	add = func(class, ref string) {
+		if _, known := r.known[ref]; known || r.made[ref] || !opaque.MatchString(ref) || r.model.Classes[class] == nil {
+			return
+		}
+		r.known[ref], r.taken[ref] = ref, true
+		s, ok := r.first[ref]
+		if !ok || s.class != class {
+			s = seen{class, r.implied(class)}
+		}
+		if uuid := fmt.Sprint(s.fields["uuid"]); ok {
+			r.known[uuid], r.taken[uuid] = uuid, true
+		}
+		for _, f := range r.model.Classes[class].Fields {
+			for _, child := range refsIn(f.Type, s.fields[f.Name]) {
+				if f.Type.Kind == datamodel.Ref || r.first[child.ref].fields != nil {
+					add(child.class, child.ref)
+				}
+			}
+		}
+		fields := maps.Clone(s.fields)
+		if _, asked := objects[ref]; asked || class == "VM" {
+			maps.Copy(fields, before[class])
+		}
+		batch = append(batch, xapisim.Fixture{Class: class, Ref: ref, Fields: fields})
+	}
+	for _, ref := range slices.Sorted(maps.Keys(objects)) {
+		add(objects[ref], ref)
+	}
+	for n := range batch {
+		fields := map[string]any{}
+		for name, v := range batch[n].Fields {
+			fields[name] = r.translate(v)
+		}
+		batch[n].Fields = fields
+	}
+	r.check(r.pool.Place(batch))
+}
+
+// implied is what an object must be of which the record shows nothing but a call.
+func (r *replay) implied(class string) map[string]any {
+	switch class {
+	case "VDI":
+		for ref, s := range r.first {
+			if s.class == "SR" && r.known[ref] != "" && s.fields["content_type"] == "user" {
+				return map[string]any{"SR": ref, "virtual_size": json.Number("16777216"), "type": "user", "managed": true}
+			}
+		}
+	case "VM":
+		return map[string]any{"power_state": "Halted", "domain_type": "hvm", "memory_static_max": json.Number("268435456"), "VCPUs_max": json.Number("1")}
+	}
+	return map[string]any{}
+}
+
+// halted, running, empty, … are the states that calls imply of the objects which they are the first to name.
+var (
+	halted   = map[string]any{"power_state": "Halted", "resident_on": nullRef, "domid": json.Number("-1")}
+	running  = map[string]any{"power_state": "Running"}
+	detached = map[string]any{"currently_attached": false, "device": ""}
+	empty    = map[string]any{"type": "CD", "mode": "RO", "empty": true, "VDI": nullRef}
+)
+
+// stateBefore tells what a call that changes something implies of the objects that it is the first to name.
+func stateBefore(call *recordedCall) map[string]map[string]any {
+	code, _ := failure(call.answer)
+	switch method := call.method(); {
+	case call.reads():
+		return nil
+	case method == "VBD.plug":
+		return map[string]map[string]any{"VBD": detached}
+	case method == "VBD.insert", method == "VBD.eject" && code != "VBD_NOT_REMOVABLE_MEDIA":
+		return map[string]map[string]any{"VBD": empty}
+	case code == "VM_LACKS_FEATURE":
+		return map[string]map[string]any{"VM": running}
+	default:
+		return map[string]map[string]any{"VM": halted}
+	}
+}
+
+// unrecorded are calls that must have been made, since what follows shows their effect, but are not in the record: by the
+// number of the record before which they are made.
+var unrecorded = map[int][]any{
+	164: {"VM.set_blocked_operations", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}},
+	446: {"VM.start", "OpaqueRef:3745a148-df81-d1c5-7bf9-d75d6780aa07", false, false},
+}
+
+type reference struct{ class, ref string }
+
+// refsIn finds the references in a value of a type.
+func refsIn(t datamodel.Type, v any) []reference {
+	var out []reference
+	switch v := v.(type) {
+	case string:
+		if t.Kind == datamodel.Ref && opaque.MatchString(v) {
+			out = append(out, reference{t.Name, v})
+		}
+	case []any:
+		for _, item := range v {
+			if t.Kind == datamodel.Set {
+				out = append(out, refsIn(*t.Elem, item)...)
+			}
+		}
+	case map[string]any:
+		for key, item := range v {
+			if t.Kind == datamodel.Map {
+				out = append(out, refsIn(*t.Key, key)...)
+				out = append(out, refsIn(*t.Elem, item)...)
+			}
+		}
+	}
+	return out
+}
