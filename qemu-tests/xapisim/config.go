@@ -33,6 +33,8 @@ type Config struct {
 	HotplugTimeout     time.Duration // 300 s, for a guest to let a disk go
 	ShutdownAckTimeout time.Duration // 60 s, for a guest to acknowledge a shutdown
 	ShutdownTimeout    time.Duration // 1200 s, for it to power off then
+	BootDelay          time.Duration // none, in which a host that starts answers HOST_STILL_BOOTING
+	HostDeadDelay      time.Duration // 600 s, until a host that is down counts as not live
 	ConflictTimeout    time.Duration // 2 h, that a call waits for a conflicting one
 	CoalesceDelay      time.Duration // 200 ms, from a snapshot's end or a scan until base copies are merged; negative for never
 }
@@ -75,6 +77,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.HotplugTimeout = cmp.Or(c.HotplugTimeout, 300*time.Second)
 	c.ShutdownAckTimeout = cmp.Or(c.ShutdownAckTimeout, 60*time.Second)
 	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 1200*time.Second)
+	c.HostDeadDelay = cmp.Or(c.HostDeadDelay, 600*time.Second)
 	c.ConflictTimeout = cmp.Or(c.ConflictTimeout, 2*time.Hour)
 	c.CoalesceDelay = cmp.Or(c.CoalesceDelay, 200*time.Millisecond)
 	srs := slices.Clone(c.SRs)

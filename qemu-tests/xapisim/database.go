@@ -162,6 +162,17 @@ func (db *database) bump(o *object) {
 	db.changed = make(chan struct{})
 }
 
+// reload is what a restart of xapi does to the counters: every object counts as new, deletions are forgotten.
+func (db *database) reload() {
+	for class := range db.model.Classes {
+		for _, o := range db.all(class) {
+			db.bump(o)
+			o.created = o.modified
+		}
+	}
+	clear(db.deletions)
+}
+
 func (db *database) link(o *object, field string, value any) {
 	if parent, set := db.parent(o, field, value); parent != nil {
 		parent.values[set] = append([]string{o.ref}, parent.list(set)...)

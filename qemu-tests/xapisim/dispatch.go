@@ -12,7 +12,8 @@ import (
 // call is one execution of a message. Handlers run with Pool.mu held; see call.unlocked.
 type call struct {
 	*Pool
-	ctx     context.Context // ends with the pool, and with task.cancel
+	host    *host           // that was asked; nil of calls that the simulator makes itself
+	ctx     context.Context // ends with the host's toolstack, and with task.cancel
 	client  context.Context // ends when the client has gone; xapi carries most calls on nevertheless
 	session string
 	task    string // reference of the task; only asynchronous calls have a record of it
@@ -47,7 +48,9 @@ func (c *call) unlocked(f func() error) error {
 func written() map[string]handler {
 	out := map[string]handler{}
 	for _, table := range []map[string]handler{
-		sessionCalls, taskCalls, eventCalls, hostCalls, srCalls, pbdCalls, vdiCalls, cbtCalls, vbdCalls, vifCalls, vmCalls, vmFieldCalls, vmPowerCalls,
+		sessionCalls, taskCalls, eventCalls, hostCalls, poolCalls,
+		srCalls, pbdCalls, vdiCalls, cbtCalls, vbdCalls, vifCalls,
+		vmCalls, vmFieldCalls, vmPowerCalls,
 	} {
 		maps.Copy(out, table)
 	}
@@ -76,6 +79,9 @@ func newHandlers(model *datamodel.Model) map[string]handler {
 
 // dispatch checks a request in xapi's order and carries it out (xapi-facts §1.4).
 func (p *Pool) dispatch(client context.Context, h *host, request envelope, fault Rule) (any, error) {
+	if err := p.emergency(h, request.method); err != nil {
+		return nil, err
+	}
 	name, async := strings.CutPrefix(request.method, "Async.")
 	class, method, _ := strings.Cut(name, ".")
 	run := p.handlers[name]
@@ -116,11 +122,16 @@ func (c *call) takeSession(h *host, name string, params []any) ([]any, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h != c.hosts[0] {
-		return nil, fail("HOST_IS_SLAVE", c.hosts[0].ip.String())
+	c.host, c.ctx = h, h.life
+	if h.master != h && (!emergencyCalls[name] || !m.NoSession && !h.local[asText(params[0])]) {
+		return nil, fail("HOST_IS_SLAVE", h.master.ip.String())
 	}
 	if m.NoSession {
 		return params, nil
+	}
+	if text := asText(params[0]); h.local[text] && emergencyCalls[name] {
+		c.session = text
+		return params[1:], nil
 	}
 	session, err := decodeText(params[0])
 	if err != nil {

@@ -31,6 +31,13 @@
 // drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with
 // NOT_IMPLEMENTED, so that it cannot be taken for one that works.
 //
+// Hosts fail from Go: CrashHost, BootHost, RestartToolstack, Promote, Trouble (failover.go). A client meets, in this order:
+// connections that break, members that answer HOST_IS_SLAVE with the old coordinator's address, HOST_STILL_BOOTING while a
+// toolstack starts (Config.BootDelay), then HOST_IS_SLAVE with the new one's address and SESSION_INVALID there for every
+// old session; tasks are gone and every object comes again as an addition of event.from. Address, URL and Fingerprint
+// follow the coordinator, Addresses and Fingerprints keep their order. Through the XenAPI the same is done by
+// pool.designate_new_master, pool.emergency_transition_to_master, pool.recover_slaves and pool.emergency_reset_master.
+//
 // One mutex guards the database. A call holds it except while it copies a disk, waits, or talks to a guest; what must not
 // happen meanwhile is held off by current_operations, as in xapi.
 package xapisim

@@ -17,6 +17,7 @@ type domain struct {
 	stopped bool          // the guest's processors stand still
 	frozen  bool          // the guest has lost its write access to vm-data (xapi-facts §7.2)
 	hotplug chan struct{} // holds one token: plugs and unplugs of a VM are queued one at a time (xapi-facts §8.3)
+	lost    bool          // its host has lost its power: the records do not tell that it has ended
 	ended   chan struct{} // closed when the records show that it has ended
 }
 
@@ -138,15 +139,24 @@ func hotplugState(tree map[string]string, key string) string {
 	}
 }
 
-// endDomain writes that a VM has halted. Its guest metrics and its vm-data stay, stale (xapi-facts §7.3, §7.4).
+// endDomain writes that a VM has halted, unless nobody is left on its host to notice.
 func (p *Pool) endDomain(d *domain) {
-	p.detachAll(d.vm)
-	p.db.set(d.vm, "domid", int64(-1))
-	p.db.set(d.vm, "resident_on", nullRef)
-	p.db.set(d.vm, "memory_target", int64(0))
-	p.db.set(d.vm, "power_state", "Halted")
-	delete(p.domains, d.vm.ref)
+	if p.domains[d.vm.ref] == d {
+		delete(p.domains, d.vm.ref)
+		if !d.lost {
+			p.haltRecords(d.vm)
+		}
+	}
 	close(d.ended)
+}
+
+// haltRecords writes that a VM has no domain. Its guest metrics and its vm-data stay, stale (xapi-facts §7.3, §7.4).
+func (p *Pool) haltRecords(vm *object) {
+	p.detachAll(vm)
+	p.db.set(vm, "domid", int64(-1))
+	p.db.set(vm, "resident_on", nullRef)
+	p.db.set(vm, "memory_target", int64(0))
+	p.db.set(vm, "power_state", "Halted")
 }
 
 func (p *Pool) detachAll(vm *object) {

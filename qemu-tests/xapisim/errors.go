@@ -20,6 +20,12 @@ func fail(code string, params ...string) *Error {
 	return &Error{Code: code, Params: params}
 }
 
+// undispatched is an API error that is raised before a call is dispatched. Since 2024 xapi answers it in a shape of its
+// own: that of version 2 with an id of 0 and the error as a bare array, whatever the request was (xapi-facts §1.2).
+type undispatched struct{ cause *Error }
+
+func (e undispatched) Error() string { return e.cause.Error() }
+
 // internal is xapi's answer to anything unexpected (xapi-facts §1.4).
 func internal(text string) *Error { return fail("INTERNAL_ERROR", text) }
 

@@ -84,7 +84,7 @@ func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r 
 		connection.Close()
 		return
 	}
-	ctx, cancel := context.WithCancel(p.ctx)
+	ctx, cancel := context.WithCancel(h.life)
 	if refused == nil {
 		p.cancels[x.task.ref] = cancel
 		p.db.set(x.task, "allowed_operations", []string{"cancel"})

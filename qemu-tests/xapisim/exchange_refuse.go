@@ -153,7 +153,7 @@ func (x *exchange) route(srs ...*object) (*refusal, *Error) {
 	}
 	for _, other := range x.hosts {
 		if sees(other) {
-			return &refusal{status: http.StatusFound, location: "https://" + other.listener.Addr().String() + x.request.URL.RequestURI()}, nil
+			return &refusal{status: http.StatusFound, location: "https://" + other.address + x.request.URL.RequestURI()}, nil
 		}
 	}
 	return nil, fail("NO_HOSTS_AVAILABLE")

@@ -6,6 +6,15 @@ import (
 
 const nullRef = datamodel.NullRef
 
+// disabling is for how long a host stays disabled.
+type disabling int
+
+const (
+	notDisabled  disabling = iota
+	untilBooted            // it is enabled when it has rebooted
+	untilEnabled           // by host.enable
+)
+
 var hostCalls = map[string]handler{
 	"host.compute_free_memory": hostCall(func(c *call, h *object) any { return c.freeMemory(h) }),
 	"host.get_servertime":      hostCall(func(*call, *object) any { return now() }),

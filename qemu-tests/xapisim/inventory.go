@@ -17,7 +17,7 @@ func (p *Pool) build() error {
 	for n, h := range p.hosts {
 		h.ref = p.buildHost(n, h).ref
 	}
-	p.db.set(pool, "master", p.hosts[0].ref)
+	p.db.set(pool, "master", p.coordinator.ref)
 	if err := p.restrict(p.config.Restricted); err != nil {
 		return err
 	}

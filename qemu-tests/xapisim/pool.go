@@ -2,8 +2,10 @@ package xapisim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -16,12 +18,13 @@ type Pool struct {
 	decoder  *decoder
 	handlers map[string]handler
 	faults   faults
-	hosts    []*host // the first is the coordinator
+	hosts    []*host
 	ctx      context.Context
 	cancel   context.CancelFunc
 	group    sync.WaitGroup // all goroutines of the pool, but for those of its HTTP servers
 
 	mu              sync.Mutex // guards what follows
+	coordinator     *host      // has the database; it may be down
 	db              *database
 	lastUse         map[string]time.Time          // of sessions
 	cancels         map[string]context.CancelFunc // of tasks that are carried out
@@ -59,19 +62,23 @@ func New(config Config) (*Pool, error) {
 		return nil, fmt.Errorf("xapisim: %w", err)
 	}
 	for n, l := range listeners {
-		h := &host{listener: l, ip: nextIP(net.ParseIP(config.Address), n)}
+		h := &host{number: n, ip: nextIP(net.ParseIP(config.Address), n), address: l.Addr().String(), local: map[string]bool{}, state: hostServing}
 		p.hosts = append(p.hosts, h)
-		if h.certificate, err = newCertificate(h.ip); err != nil {
-			p.Close()
-			return nil, fmt.Errorf("xapisim: %w", err)
-		}
+		h.master = p.hosts[0]
+		var failed error
+		h.certificate, failed = newCertificate(h.ip)
+		err = errors.Join(err, failed)
 	}
-	if err := p.build(); err != nil {
-		p.Close()
+	p.coordinator = p.hosts[0]
+	if err = errors.Join(err, p.build()); err != nil {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		p.cancel()
 		return nil, fmt.Errorf("xapisim: %w", err)
 	}
-	for _, h := range p.hosts {
-		p.serve(h)
+	for n, h := range p.hosts {
+		p.serve(h, listeners[n])
 	}
 	return p, nil
 }
@@ -87,16 +94,16 @@ func (p *Pool) Close() {
 	for _, d := range p.domains {
 		_ = d.guest.Kill() // a machine that does not die is seen by the wait below
 	}
+	var servers []*http.Server // no host starts any more
+	for _, h := range p.hosts {
+		servers = append(servers, h.server)
+	}
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
-	for _, h := range p.hosts {
-		if h.server == nil {
-			_ = h.listener.Close() // never served
-			continue
-		}
-		if err := h.server.Shutdown(ctx); err != nil {
-			_ = h.server.Close() // what is left are connections that have sent no request
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			_ = server.Close() // what is left are connections that have sent no request
 		}
 	}
 	p.group.Wait()
@@ -105,14 +112,14 @@ func (p *Pool) Close() {
 // Name is the pool's name.
 func (p *Pool) Name() string { return p.config.Name }
 
-// Address is the coordinator's address with its port, Addresses those of all hosts, the coordinator's first.
-func (p *Pool) Address() string { return p.hosts[0].listener.Addr().String() }
+// Address is the coordinator's address with its port.
+func (p *Pool) Address() string { return p.hosts[p.Coordinator()].address }
 
-// Addresses gives the addresses of all hosts, with their common port.
+// Addresses gives the addresses of all hosts, by number, with their common port. At first the coordinator is number 0.
 func (p *Pool) Addresses() []string {
 	var out []string
 	for _, h := range p.hosts {
-		out = append(out, h.listener.Addr().String())
+		out = append(out, h.address)
 	}
 	return out
 }
@@ -121,7 +128,7 @@ func (p *Pool) Addresses() []string {
 func (p *Pool) URL() string { return "https://" + p.Address() + "/jsonrpc" }
 
 // Fingerprint is the SHA-256 of the coordinator's certificate in DER form, as 64 lower-case hexadecimal digits.
-func (p *Pool) Fingerprint() string { return p.hosts[0].certificate.fingerprint }
+func (p *Pool) Fingerprint() string { return p.hosts[p.Coordinator()].certificate.fingerprint }
 
 // Fingerprints gives those of all hosts, in the order of Addresses.
 func (p *Pool) Fingerprints() []string {

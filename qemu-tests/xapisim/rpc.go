@@ -125,7 +125,10 @@ func loneSurrogate(body []byte) bool {
 // reply builds the answer to a request: a result or an API error, in the shape of the request's version.
 func (e envelope) reply(result any, err error) ([]byte, error) {
 	var body any
+	early, undispatched := errors.AsType[undispatched](err)
 	switch {
+	case undispatched:
+		body = map[string]any{"jsonrpc": "2.0", "error": append([]string{early.cause.Code}, early.cause.Params...), "id": 0}
 	case err != nil && e.version == 2:
 		apiErr := asError(err)
 		body = map[string]any{

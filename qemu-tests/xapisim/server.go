@@ -16,14 +16,37 @@ import (
 // maxBody bounds the body of an RPC (xapi-facts §1.1).
 const maxBody = 300 << 10
 
-// host is one host of the pool as a server: its listener and certificate, and its row in the database.
+// host is one host of the pool as a server: its address and certificate, its row in the database, and how far its
+// toolstack is. What follows state is guarded by Pool.mu.
 type host struct {
+	number      int
 	ref         string
 	ip          net.IP
-	listener    net.Listener
+	address     string // with the port
 	certificate *certificate
-	server      *http.Server
+
+	state    hostState
+	master   *host           // whom it takes for the coordinator: itself or another (pool.conf)
+	trouble  *Error          // answered to every call but those of emergency mode
+	local    map[string]bool // sessions of emergency mode, which this host alone knows
+	server   *http.Server
+	life     context.Context // of its toolstack: calls end with it
+	end      context.CancelFunc
+	crashes  int                // so often it has lost its power
+	booted   bool               // its hardware has started anew since the coordinator last heard of it
+	revived  context.CancelFunc // of a host without power: ends the wait until it is assumed dead
+	disabled disabling
 }
+
+// hostState is how far a host's toolstack is.
+type hostState int
+
+const (
+	hostDown    hostState = iota
+	hostBooting           // it listens and answers HOST_STILL_BOOTING
+	hostJoining           // emergency mode: it waits for its coordinator
+	hostServing
+)
 
 // listen opens one listener a host, on consecutive loopback addresses and one port, so that the bare address of a
 // HOST_IS_SLAVE error can be dialled at the port that the client already uses.
@@ -65,23 +88,25 @@ func nextIP(first net.IP, n int) net.IP {
 	return ip
 }
 
-// serve starts the host's server; Pool.Close ends it.
-func (p *Pool) serve(h *host) {
+// serve starts the host's server; Pool.stop or Pool.Close ends it. The caller holds Pool.mu, or is New.
+func (p *Pool) serve(h *host, listener net.Listener) {
+	h.life, h.end = context.WithCancel(p.ctx)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
 	for path, handler := range dataHandlers {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { p.serveData(h, handler, w, r) })
 	}
 	mux.HandleFunc("/", elsewhere)
-	h.server = &http.Server{
+	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
 	}
-	tlsListener := tls.NewListener(h.listener, &tls.Config{
+	h.server = server
+	tlsListener := tls.NewListener(listener, &tls.Config{
 		Certificates: []tls.Certificate{h.certificate.pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 	})
 	p.group.Go(func() {
-		_ = h.server.Serve(tlsListener) // always ends with http.ErrServerClosed, through Close
+		_ = server.Serve(tlsListener) // always ends with http.ErrServerClosed
 	})
 }
 

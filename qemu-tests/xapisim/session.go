@@ -5,9 +5,11 @@ import (
 )
 
 var sessionCalls = map[string]handler{
-	"session.login_with_password": login,
-	"session.logout":              logout,
-	"session.get_this_host":       func(c *call) (any, error) { return c.hosts[0].ref, nil },
+	"session.login_with_password":             login,
+	"session.logout":                          logout,
+	"session.slave_local_login_with_password": localLogin,
+	"session.local_logout":                    localLogout,
+	"session.get_this_host":                   func(c *call) (any, error) { return c.coordinator.ref, nil },
 }
 
 // maxSessions is how many sessions of one originator are kept; the oldest goes first (xapi-facts §1.5).
@@ -29,7 +31,7 @@ func login(c *call) (any, error) {
 		c.endSession(same[0])
 	}
 	session := c.db.insert("session", map[string]any{
-		"this_host": c.hosts[0].ref, "last_active": now(), "validation_time": now(), "is_local_superuser": true,
+		"this_host": c.coordinator.ref, "last_active": now(), "validation_time": now(), "is_local_superuser": true,
 		"auth_user_name": name, "originator": originator,
 	})
 	c.lastUse[session.ref] = time.Now()

@@ -61,7 +61,7 @@ func (p *Pool) newTask(name, description string, operations []string) *object {
 	}
 	return p.db.insert("task", map[string]any{
 		"name_label": name, "name_description": description, "created": now(), "status": "pending", "type": "<none/>",
-		"resident_on": p.hosts[0].ref, "allowed_operations": operations,
+		"resident_on": p.coordinator.ref, "allowed_operations": operations,
 	})
 }
 
@@ -71,7 +71,7 @@ func (p *Pool) startTask(c *call, name string, run handler) (any, error) {
 		return nil, fail("HOST_STILL_BOOTING")
 	}
 	task := p.newTask(name, "", []string{"cancel"})
-	ctx, cancel := context.WithCancel(p.ctx)
+	ctx, cancel := context.WithCancel(c.ctx)
 	c.ctx, c.task = ctx, task.ref
 	p.cancels[task.ref] = cancel
 	p.group.Go(func() {

@@ -11,6 +11,7 @@ type operation struct {
 	template bool     // allowed on a template that is no snapshot
 	snapshot bool     // allowed on a snapshot
 	besides  []string // operations that may be going on at the same time
+	here     bool     // carried out by the host that the VM is resident on
 	shown    []string // power states in which allowed_operations lists it, where the gate accepts more
 }
 
@@ -26,11 +27,11 @@ var vmOperations = map[string]operation{
 	"changing_NVRAM":         {states: []string{"Halted"}, template: true},
 	"clone":                  {states: []string{"Halted"}, template: true, snapshot: true, besides: []string{"clone"}},
 	"destroy":                {states: []string{"Halted", "Suspended"}, template: true, snapshot: true},
-	"clean_shutdown":         {states: []string{"Running"}},
-	"pause":                  {states: []string{"Running"}},
-	"unpause":                {states: []string{"Paused"}},
-	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true},
-	"snapshot":               {besides: []string{"snapshot", "checkpoint"}},
+	"clean_shutdown":         {states: []string{"Running"}, here: true},
+	"pause":                  {states: []string{"Running"}, here: true},
+	"unpause":                {states: []string{"Paused"}, here: true},
+	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true, here: true},
+	"snapshot":               {here: true, besides: []string{"snapshot", "checkpoint"}},
 	"revert":                 {snapshot: true},
 }
 
@@ -89,6 +90,11 @@ func vmAllowed(_ *Pool, vm *object) any {
 func (c *call) onVM(vm *object, name string, run func() error) error {
 	if err := c.admit(func() error { return gateVM(vm, name) }); err != nil {
 		return err
+	}
+	if vmOperations[name].here {
+		if err := c.reach(vm.text("resident_on")); err != nil {
+			return err
+		}
 	}
 	defer c.begin(vm, name)()
 	return run()

@@ -133,6 +133,11 @@ func possibleHosts(c *call) (any, error) {
 
 // boot builds the domain on a host. The VM is Running as soon as its domain is, long before its software is up.
 func (c *call) boot(vm, host *object, paused bool) error {
+	if err := c.reach(host.ref); err != nil {
+		return err
+	}
+	server := c.hostOf(host.ref)
+	crashes := server.crashes
 	c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
 	machine, delegate, err := c.attachDisks(vm)
 	if err != nil {
@@ -145,6 +150,10 @@ func (c *call) boot(vm, host *object, paused bool) error {
 		guest, err = c.startGuest(vm.uuid(), machine, delegate)
 		return err
 	})
+	if err == nil && server.crashes != crashes {
+		_ = guest.Kill() // its host crashed when it had just begun: it is gone with it
+		return fail("CANNOT_CONTACT_HOST", host.ref)
+	}
 	if err != nil {
 		c.detachAll(vm)
 		c.db.set(vm, "resident_on", nullRef)
