@@ -48,9 +48,9 @@ func (c *call) unlocked(f func() error) error {
 func written() map[string]handler {
 	out := map[string]handler{}
 	for _, table := range []map[string]handler{
-		sessionCalls, taskCalls, eventCalls, hostCalls, poolCalls,
+		sessionCalls, taskCalls, eventCalls, messageCalls, hostCalls, poolCalls,
 		srCalls, pbdCalls, vdiCalls, cbtCalls, vbdCalls, vifCalls,
-		vmCalls, vmFieldCalls, vmPowerCalls,
+		vmCalls, vmFieldCalls, vmPowerCalls, vmRebootCalls, vmSuspendCalls,
 	} {
 		maps.Copy(out, table)
 	}

@@ -17,7 +17,7 @@ type domain struct {
 	stopped bool          // the guest's processors stand still
 	frozen  bool          // the guest has lost its write access to vm-data (xapi-facts §7.2)
 	hotplug chan struct{} // holds one token: plugs and unplugs of a VM are queued one at a time (xapi-facts §8.3)
-	lost    bool          // its host has lost its power: the records do not tell that it has ended
+	quiet   bool          // the records do not tell that it has ended: its host is gone, or it is to be built anew
 	ended   chan struct{} // closed when the records show that it has ended
 }
 
@@ -139,11 +139,11 @@ func hotplugState(tree map[string]string, key string) string {
 	}
 }
 
-// endDomain writes that a VM has halted, unless nobody is left on its host to notice.
+// endDomain writes that a VM has halted, unless the domain ends quietly.
 func (p *Pool) endDomain(d *domain) {
 	if p.domains[d.vm.ref] == d {
 		delete(p.domains, d.vm.ref)
-		if !d.lost {
+		if !d.quiet {
 			p.haltRecords(d.vm)
 		}
 	}

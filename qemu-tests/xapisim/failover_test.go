@@ -143,6 +143,7 @@ func TestAToolstackRestartsWithoutItsGuests(t *testing.T) {
 	if c.text("VM.get_power_state", vm) != "Running" || started() == before {
 		t.Error("the VM has ended, or the toolstack has not restarted")
 	}
+	c.awaitDrivers(vm)
 	c.call("VM.clean_shutdown", vm)
 }
 

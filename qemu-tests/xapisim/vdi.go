@@ -52,13 +52,19 @@ func vdiCreate(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ref string
+	vdi, err := c.createVDI(sr, size, values)
+	if err != nil {
+		return nil, err
+	}
+	return vdi.ref, nil
+}
+
+// createVDI makes a volume of a rounded size and its record.
+func (c *call) createVDI(sr *object, size int64, values map[string]any) (vdi *object, err error) {
 	err = c.onSR(sr, "vdi_create", func() error {
-		vdi, err := c.newVDI(sr, size, values)
-		if err != nil {
+		if vdi, err = c.newVDI(sr, size, values); err != nil {
 			return err
 		}
-		ref = vdi.ref
 		path, garbage := c.volumePath(vdi), c.garbage[sr.ref]
 		if err := c.unlocked(func() error { return createVolume(c.ctx, path, size, garbage) }); err != nil {
 			c.db.remove(vdi)
@@ -66,7 +72,7 @@ func vdiCreate(c *call) (any, error) {
 		}
 		return c.refreshSizes(sr)
 	})
-	return ref, err
+	return vdi, err
 }
 
 // newVDI makes the record of a volume that is about to be written.

@@ -1,7 +1,9 @@
 package xapisim
 
 import (
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -10,10 +12,15 @@ type operation struct {
 	states   []string // power states that accept it; none means any
 	template bool     // allowed on a template that is no snapshot
 	snapshot bool     // allowed on a snapshot
-	besides  []string // operations that may be going on at the same time
+	besides  []string // operations that may be going on at the same time; "*" stands for all but itself and those with a "!"
 	here     bool     // carried out by the host that the VM is resident on
+	guest    []string // features of which the guest must announce one, where it has no known drivers
+	whole    bool     // takes all disks and devices along: not with VUSBs, nor with disks that are reset at boot
 	shown    []string // power states in which allowed_operations lists it, where the gate accepts more
 }
+
+// anythingButHard may go on when a VM is rebooted by force.
+var anythingButHard = []string{"*", "!hard_shutdown"}
 
 var vmOperations = map[string]operation{
 	"start":                  {states: []string{"Halted"}},
@@ -26,18 +33,24 @@ var vmOperations = map[string]operation{
 	"changing_memory_limits": {states: []string{"Halted"}, template: true, shown: []string{}},
 	"changing_NVRAM":         {states: []string{"Halted"}, template: true},
 	"clone":                  {states: []string{"Halted"}, template: true, snapshot: true, besides: []string{"clone"}},
+	"clean_reboot":           {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-reboot"}},
+	"hard_reboot":            {states: []string{"Paused", "Running"}, here: true, besides: anythingButHard},
+	"suspend":                {states: []string{"Running"}, here: true, guest: []string{"feature-suspend"}, whole: true},
+	"resume":                 {states: []string{"Suspended"}},
+	"resume_on":              {states: []string{"Suspended"}},
+	"create_vtpm":            {states: []string{"Halted"}},
 	"destroy":                {states: []string{"Halted", "Suspended"}, template: true, snapshot: true},
-	"clean_shutdown":         {states: []string{"Running"}, here: true},
+	"clean_shutdown":         {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-poweroff"}},
 	"pause":                  {states: []string{"Running"}, here: true},
 	"unpause":                {states: []string{"Paused"}, here: true},
-	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true, here: true},
-	"snapshot":               {here: true, besides: []string{"snapshot", "checkpoint"}},
+	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true, here: true, besides: []string{"*"}},
+	"snapshot":               {here: true, whole: true, besides: []string{"snapshot", "checkpoint"}},
 	"revert":                 {snapshot: true},
 }
 
 // gateVM is the check before an operation on a VM, in xapi's order: blocked, power state, concurrency, template,
 // snapshot (xapi-facts §6.2).
-func gateVM(vm *object, name string) error {
+func (p *Pool) gateVM(vm *object, name string) error {
 	if err := alive(vm); err != nil {
 		return err
 	}
@@ -49,10 +62,8 @@ func gateVM(vm *object, name string) error {
 	if op.states != nil && !slices.Contains(op.states, state) {
 		return fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(op.states, ", ")), strings.ToLower(state))
 	}
-	if name != "hard_shutdown" || slices.Contains(operationsOf(vm), name) { // it is let in over anything but itself
-		if err := busy(vm, op.besides...); err != nil {
-			return err
-		}
+	if !op.concurrent(name, operationsOf(vm)) {
+		return conflict(vm)
 	}
 	switch {
 	case vm.boolean("is_a_template") && !snapshot && !op.template:
@@ -63,8 +74,85 @@ func gateVM(vm *object, name string) error {
 		return fail("ONLY_PROVISION_TEMPLATE")
 	case name == "revert" && !snapshot:
 		return fail("ONLY_REVERT_SNAPSHOT")
+	case vm.boolean("is_control_domain") && name == "destroy":
+		return fail("OPERATION_NOT_ALLOWED", "This operation is not allowed on dom0")
+	case vm.boolean("is_control_domain") && !slices.Contains(controlDomainOperations, name):
+		return fail("OPERATION_NOT_ALLOWED", "This operation is not allowed on a control domain")
+	}
+	return p.gateFeatures(vm, name, op)
+}
+
+// controlDomainOperations are those that the gate lets pass for dom0 (xen-api ocaml/xapi/xapi_vm_lifecycle.ml).
+var controlDomainOperations = []string{
+	"changing_dynamic_range", "changing_memory_limits", "changing_static_range", "start", "start_on", "changing_VCPUs",
+}
+
+// gateFeatures is the end of the gate: what the guest must be able to do, and what the VM must not have. The domain of a
+// guest that is known to have drivers, or is paravirtual, is expected to do what it is asked (xapi-facts §6.2, §7.7).
+func (p *Pool) gateFeatures(vm *object, name string, op operation) error {
+	if state := vm.text("power_state"); op.guest != nil && (state == "Running" || state == "Paused") && p.runsHVM(vm) {
+		metrics := p.db.find("VM_guest_metrics", vm.text("guest_metrics"))
+		if metrics == nil {
+			return fail("VM_LACKS_FEATURE", vm.ref)
+		}
+		other, version := metrics.table("other"), metrics.table("PV_drivers_version")
+		if reason := other["data-cant-suspend-reason"]; reason != "" && op.whole {
+			return fail("VM_NON_SUSPENDABLE", vm.ref, reason)
+		}
+		announced := slices.ContainsFunc(op.guest, func(feature string) bool { return other[feature] == "1" })
+		if !announced && (version["major"] == "" || version["minor"] == "") {
+			return fail("VM_LACKS_FEATURE", vm.ref)
+		}
+	}
+	if op.whole {
+		for _, vbd := range p.db.refs(vm, "VBDs", "VBD") {
+			if vdi := p.db.find("VDI", vbd.text("VDI")); vdi != nil && vdi.text("on_boot") == "reset" {
+				return fail("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
+			}
+		}
+		if len(vm.list("VUSBs")) > 0 {
+			return fail("VM_HAS_VUSBS", vm.ref)
+		}
+	}
+	if count := len(vm.list("VTPMs")); name == "create_vtpm" && count > 0 {
+		return fail("VTPM_MAX_AMOUNT_REACHED", strconv.Itoa(count))
 	}
 	return nil
+}
+
+// runsHVM tells whether a VM's domain is, or would be, an HVM one.
+func (p *Pool) runsHVM(vm *object) bool {
+	if metrics := p.db.find("VM_metrics", vm.text("metrics")); metrics != nil && metrics.text("current_domain_type") != "unspecified" {
+		return metrics.text("current_domain_type") == "hvm"
+	}
+	return vm.text("domain_type") == "hvm"
+}
+
+// concurrent tells whether an operation may begin while others go on.
+func (op operation) concurrent(name string, going []string) bool {
+	anything := slices.Contains(op.besides, "*")
+	return !slices.ContainsFunc(going, func(other string) bool {
+		if anything {
+			return other == name || slices.Contains(op.besides, "!"+other)
+		}
+		return !slices.Contains(op.besides, other)
+	})
+}
+
+// conflict is the error of a VM on which something goes on. Of several operations it is a list in braces
+// (report_concurrent_operations_error in xapi_vm_lifecycle.ml).
+func conflict(vm *object) error {
+	var tasks, operations []string
+	for _, task := range slices.Sorted(maps.Keys(vm.table("current_operations"))) {
+		tasks, operations = append(tasks, task), append(operations, vm.table("current_operations")[task])
+	}
+	text := func(list []string) string {
+		if len(list) == 1 {
+			return list[0]
+		}
+		return "{" + strings.Join(list, ",") + "}"
+	}
+	return fail("OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref, text(operations), text(tasks))
 }
 
 func operationsOf(vm *object) []string {
@@ -75,10 +163,10 @@ func operationsOf(vm *object) []string {
 	return out
 }
 
-func vmAllowed(_ *Pool, vm *object) any {
+func vmAllowed(p *Pool, vm *object) any {
 	out := []string{}
 	for name, op := range vmOperations {
-		if op.shown == nil && gateVM(vm, name) == nil {
+		if op.shown == nil && p.gateVM(vm, name) == nil {
 			out = append(out, name)
 		}
 	}
@@ -88,7 +176,7 @@ func vmAllowed(_ *Pool, vm *object) any {
 
 // onVM carries out an operation of a VM behind its gate. A call that is not carried out leaves no trace.
 func (c *call) onVM(vm *object, name string, run func() error) error {
-	if err := c.admit(func() error { return gateVM(vm, name) }); err != nil {
+	if err := c.admit(func() error { return c.gateVM(vm, name) }); err != nil {
 		return err
 	}
 	if vmOperations[name].here {

@@ -35,6 +35,7 @@ func vmSnapshot(c *call) (any, error) {
 			return err
 		}
 		c.db.set(vm, "parent", made.ref)
+		c.vmMessage("VM_SNAPSHOTTED", vm, "snapshotted, snapshot name: "+c.text(1))
 		return nil
 	})
 	if err != nil {
@@ -185,7 +186,11 @@ func vmRevert(c *call) (any, error) {
 				return err
 			}
 		}
-		return c.revertTo(vm, snapshot)
+		if err := c.revertTo(vm, snapshot); err != nil {
+			return err
+		}
+		c.vmMessage("VM_SNAPSHOT_REVERTED", vm, "reverted to snapshot: "+snapshot.text("name_label")+" (uuid "+snapshot.uuid()+")")
+		return nil
 	})
 	return nil, err
 }

@@ -7,14 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
 var vmPowerCalls = map[string]handler{
 	"VM.start":                vmStart,
 	"VM.start_on":             vmStartOn,
-	"VM.pause":                vmCall("pause", func(c *call, vm *object) error { return c.setPaused(vm, true) }),
-	"VM.unpause":              vmCall("unpause", func(c *call, vm *object) error { return c.setPaused(vm, false) }),
+	"VM.pause":                vmCall("pause", func(c *call, vm *object) error { return c.pause(vm, true) }),
+	"VM.unpause":              vmCall("unpause", func(c *call, vm *object) error { return c.pause(vm, false) }),
 	"VM.clean_shutdown":       vmCall("clean_shutdown", (*call).cleanShutdown),
 	"VM.hard_shutdown":        vmCall("hard_shutdown", (*call).hardShutdown),
 	"VM.shutdown":             vmShutdown,
@@ -131,17 +132,32 @@ func possibleHosts(c *call) (any, error) {
 	return references(slices.DeleteFunc(c.db.all("host"), func(h *object) bool { return c.canBootHere(vm, h) != nil })), nil
 }
 
-// boot builds the domain on a host. The VM is Running as soon as its domain is, long before its software is up.
+// boot starts a halted VM on a host.
 func (c *call) boot(vm, host *object, paused bool) error {
+	if err := c.build(vm, host, paused); err != nil {
+		if vm.text("power_state") == "Halted" {
+			c.haltRecords(vm)
+		}
+		return err
+	}
+	c.vmMessage("VM_STARTED", vm, c.onHost("started", host))
+	return nil
+}
+
+// build makes a VM's domain on a host. The VM is Running as soon as its domain is, long before its software is up. Guest
+// metrics are new with each boot; a resumed guest keeps them. The devices of a failure are the caller's to detach.
+func (c *call) build(vm, host *object, paused bool) error {
 	if err := c.reach(host.ref); err != nil {
 		return err
 	}
 	server := c.hostOf(host.ref)
 	crashes := server.crashes
-	c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
+	resumed := vm.text("power_state") == "Suspended"
+	if !resumed {
+		c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
+	}
 	machine, delegate, err := c.attachDisks(vm)
 	if err != nil {
-		c.detachAll(vm)
 		return err
 	}
 	c.db.set(vm, "resident_on", host.ref) // its memory is taken from now on
@@ -155,8 +171,9 @@ func (c *call) boot(vm, host *object, paused bool) error {
 		return fail("CANNOT_CONTACT_HOST", host.ref)
 	}
 	if err != nil {
-		c.detachAll(vm)
-		c.db.set(vm, "resident_on", nullRef)
+		if resumed {
+			c.db.set(vm, "resident_on", nullRef)
+		}
 		return internal("xenopsd: " + err.Error())
 	}
 	c.db.set(vm, "domid", machine.DomainID)
@@ -168,7 +185,9 @@ func (c *call) boot(vm, host *object, paused bool) error {
 		c.db.set(vif, "currently_attached", true)
 	}
 	if metrics := c.db.find("VM_metrics", vm.text("metrics")); metrics != nil {
-		c.db.set(metrics, "start_time", now())
+		if !resumed {
+			c.db.set(metrics, "start_time", now())
+		}
 		c.db.set(metrics, "VCPUs_number", vm.integer("VCPUs_at_startup"))
 		c.db.set(metrics, "memory_actual", vm.integer("memory_dynamic_max"))
 		c.db.set(metrics, "hvm", vm.text("domain_type") == "hvm")
@@ -237,6 +256,15 @@ func (p *Pool) startGuest(vm string, m Machine, delegate bool) (Guest, error) {
 	return p.config.World.Start(p.ctx, m)
 }
 
+func (c *call) pause(vm *object, paused bool) error {
+	if err := c.setPaused(vm, paused); err != nil {
+		return err
+	}
+	what := map[bool]string{true: "paused", false: "unpaused"}[paused]
+	c.vmMessage("VM_"+strings.ToUpper(what), vm, what)
+	return nil
+}
+
 func (c *call) setPaused(vm *object, paused bool) error {
 	d := c.domains[vm.ref]
 	if d == nil {
@@ -250,30 +278,34 @@ func (c *call) setPaused(vm *object, paused bool) error {
 	return nil
 }
 
-// cleanShutdown asks the guest and waits: first for its acknowledgement, then for its end (xapi-facts §7.7).
 func (c *call) cleanShutdown(vm *object) error {
 	d := c.domains[vm.ref]
 	if d == nil {
 		return internal("no domain of VM " + vm.uuid())
 	}
-	metrics := c.db.find("VM_guest_metrics", vm.text("guest_metrics"))
-	if metrics == nil || !metrics.boolean("PV_drivers_detected") && metrics.table("other")["feature-shutdown"] != "1" {
-		return fail("VM_LACKS_FEATURE", vm.ref)
+	if err := c.askToEnd(d); err != nil {
+		return err
 	}
+	c.vmMessage("VM_SHUTDOWN", vm, "shutdown")
+	return nil
+}
+
+// askToEnd asks a guest to end and waits: first for its acknowledgement, then for its end (xapi-facts §7.7).
+func (c *call) askToEnd(d *domain) error {
 	err := c.unlocked(func() error {
 		ctx, cancel := context.WithTimeout(c.ctx, c.config.ShutdownAckTimeout)
 		defer cancel()
 		return d.guest.Shutdown(ctx)
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fail("VM_FAILED_SHUTDOWN_ACK", vm.ref)
-	} else if err != nil && c.domains[vm.ref] == d {
+		return fail("VM_FAILED_SHUTDOWN_ACK", d.vm.ref)
+	} else if err != nil && c.domains[d.vm.ref] == d {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.config.ShutdownTimeout)
 	defer cancel()
 	if err := c.waitEnd(ctx, d); errors.Is(err, context.DeadlineExceeded) {
-		return fail("VM_SHUTDOWN_TIMEOUT", vm.ref, fmt.Sprint(int(c.config.ShutdownTimeout/time.Second)))
+		return fail("VM_SHUTDOWN_TIMEOUT", d.vm.ref, fmt.Sprint(int(c.config.ShutdownTimeout/time.Second)))
 	} else if err != nil {
 		return err
 	}
@@ -281,11 +313,19 @@ func (c *call) cleanShutdown(vm *object) error {
 }
 
 func (c *call) hardShutdown(vm *object) error {
+	if vm.text("power_state") == "Suspended" {
+		c.haltRecords(vm)
+		return c.dropSuspended(vm)
+	}
 	d := c.domains[vm.ref]
 	if d == nil {
 		return nil // it ended by itself meanwhile
 	}
-	return c.kill(d)
+	if err := c.kill(d); err != nil {
+		return err
+	}
+	c.vmMessage("VM_SHUTDOWN", vm, "shutdown forcibly")
+	return nil
 }
 
 // vmShutdown is a clean shutdown, and a hard one where that fails.
