@@ -311,7 +311,7 @@ func (w *world) tidy(points int) {
 			default:
 				w.Errorf("pool %s: VDI %s (%s) is left", p.Name, vdi.NameLabel, marker.Kind)
 			}
-			if len(vdi.VBDs) == 0 {
+			if vdi.Managed && len(vdi.VBDs) == 0 { // base copies are the storage driver's
 				w.Errorf("pool %s: VDI %s belongs to nobody", p.Name, vdi.NameLabel)
 			}
 		}

@@ -2,6 +2,7 @@ package xapisim_test
 
 import (
 	"encoding/base64"
+	"os"
 	"slices"
 	"testing"
 
@@ -145,16 +146,24 @@ func TestNoChangeIsMissed(t *testing.T) {
 		vdi := c.newVDI(sr, 2*mib)
 		c.call("VDI.enable_cbt", vdi)
 		var chain []string
-		state := map[string][]byte{} // what each held
-		for step := range rapid.IntRange(1, 6).Draw(rt, "steps") {
+		disk, err := os.OpenFile(c.path(pool, vdi), os.O_RDWR, 0)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer disk.Close()                                  // each write is checked
+		now, state := make([]byte, 32), map[string][]byte{} // the first byte of each block: of the disk, and of what was made of it
+		for step := range rapid.IntRange(1, 4).Draw(rt, "steps") {
 			for range rapid.IntRange(0, 3).Draw(rt, "writes") {
 				block := rapid.Int64Range(0, 31).Draw(rt, "block")
-				c.write(pool, vdi, block*64*kib, rapid.SampledFrom([]string{"a", "b", "\x00"}).Draw(rt, "what"))
+				now[block] = rapid.SampledFrom([]byte{'a', 'b', 0}).Draw(rt, "content")
+				if _, err := disk.WriteAt(now[block:block+1], block*64*kib); err != nil {
+					rt.Fatal(err)
+				}
 			}
 			switch what := rapid.SampledFrom([]string{"snapshot", "snapshot", "destroy", "strip"}).Draw(rt, "what"); {
 			case what == "snapshot" || len(chain) == 0 || step == 0:
 				made := c.text("VDI.snapshot", vdi)
-				chain, state[made] = append(chain, made), read(t, c.path(pool, made))
+				chain, state[made] = append(chain, made), slices.Clone(now)
 			case what == "destroy":
 				n := rapid.IntRange(0, len(chain)-1).Draw(rt, "which")
 				c.call("VDI.destroy", chain[n])
@@ -163,13 +172,15 @@ func TestNoChangeIsMissed(t *testing.T) {
 				c.call("VDI.data_destroy", rapid.SampledFrom(chain).Draw(rt, "which"))
 			}
 		}
-		chain, state[vdi] = append(chain, vdi), read(t, c.path(pool, vdi))
+		chain, state[vdi] = append(chain, vdi), now
 		for to := range chain {
-			for from := range to {
+			for _, from := range slices.Compact([]int{0, max(0, to-1)}) {
+				if from == to {
+					continue
+				}
 				told := c.changed(chain[from], chain[to])
 				for block := range 32 {
-					at := block * 64 * kib
-					if state[chain[from]][at] != state[chain[to]][at] && !slices.Contains(told, block) {
+					if state[chain[from]][block] != state[chain[to]][block] && !slices.Contains(told, block) {
 						rt.Fatalf("block %d differs between %d and %d, told are %v", block, from, to, told)
 					}
 				}
