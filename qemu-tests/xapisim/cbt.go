@@ -40,6 +40,7 @@ func onVDIOnly(c *call, operation string, run func(vdi *object) error) (any, err
 // is open: what has changed is found by comparing the disk with what it held when the log was begun. A snapshot takes it
 // over, closed. Logs belong to the uuid of a volume and outlive the VDI's record (SM libs/sm/VDI.py, cbtutil.py).
 type cbtLog struct {
+	sr            string // uuid
 	size          int64
 	blocks        map[int64]bool // that have changed, besides those that comparing with since shows
 	since         contents       // what the disk held when an open log was begun
@@ -63,7 +64,10 @@ func (c *call) enableCBT(vdi *object) error {
 	if err != nil {
 		return driverError("457", "Unable to activate changed block tracking.", err)
 	}
-	c.logs[vdi.uuid()] = &cbtLog{size: vdi.integer("virtual_size"), blocks: map[int64]bool{}, since: held, dirty: c.written(vdi)}
+	c.logs[vdi.uuid()] = &cbtLog{
+		sr: c.db.find("SR", vdi.text("SR")).uuid(), size: vdi.integer("virtual_size"), blocks: map[int64]bool{}, since: held,
+		dirty: c.written(vdi),
+	}
 	c.db.set(vdi, "cbt_enabled", true)
 	return nil
 }
@@ -110,7 +114,8 @@ func (p *Pool) snapshotLog(vdi, snapshot, sr *object, held contents) {
 		log.blocks[block] = true
 	}
 	next := &cbtLog{
-		size: log.size, blocks: map[int64]bool{}, since: held, parent: snapshot.uuid(), child: log.child, dirty: log.dirty,
+		sr: log.sr, size: log.size, blocks: map[int64]bool{}, since: held, parent: snapshot.uuid(), child: log.child,
+		dirty: log.dirty,
 	}
 	log.since, log.closed, log.dirty, log.child = nil, true, false, vdi.uuid()
 	p.logs[snapshot.uuid()], p.logs[vdi.uuid()] = log, next

@@ -17,6 +17,8 @@ type link struct {
 	parent string   // uuid of the base copy below, or ""
 	since  contents // what the base copy below holds
 	own    contents // what a base copy holds; nil of a volume that has a file
+	sr     string   // uuid, of a base copy
+	bytes  int64    // a base copy's virtual size
 	size   measure
 }
 
@@ -26,16 +28,22 @@ func (p *Pool) pile(vdi, made, sr *object, held contents) {
 	below := p.linkOf(vdi)
 	next := link{parent: below.parent, since: below.since}
 	if len(held.changed(below.since)) > 0 {
-		base := p.db.insert("VDI", map[string]any{
-			"name_label": "base copy", "managed": false, "read_only": true, "type": vdi.text("type"), "SR": sr.ref,
-			"virtual_size": vdi.integer("virtual_size"), "other_config": map[string]string{},
+		base := p.insertBase(sr, newUUID(), link{
+			parent: below.parent, since: below.since, own: held, sr: sr.uuid(), bytes: vdi.integer("virtual_size"),
 		})
-		p.db.set(base, "location", base.uuid())
-		p.setLink(base, link{parent: below.parent, since: below.since, own: held})
 		next = link{parent: base.uuid(), since: held}
 	}
 	p.setLink(vdi, next)
 	p.setLink(made, next)
+}
+
+func (p *Pool) insertBase(sr *object, uuid string, l link) *object {
+	base := p.db.insert("VDI", map[string]any{
+		"uuid": uuid, "location": uuid, "name_label": "base copy", "managed": false, "read_only": true, "type": "user", "SR": sr.ref,
+		"virtual_size": l.bytes,
+	})
+	p.setLink(base, l)
+	return base
 }
 
 func (p *Pool) linkOf(vdi *object) link {

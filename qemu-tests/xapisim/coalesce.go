@@ -75,11 +75,13 @@ func (p *Pool) merge(base *object, l *link) bool {
 		return true
 	}
 	// A base copy on a base copy: the upper's data goes into the lower, which then carries what the upper carried.
-	l.own, l.size = top.own, measure{}
-	p.db.set(base, "virtual_size", upper.integer("virtual_size"))
+	l.own, l.bytes, l.size = top.own, top.bytes, measure{}
+	p.db.set(base, "virtual_size", l.bytes)
 	for _, uuid := range p.above(upper.uuid()) {
 		if vdi := p.vdi(uuid); vdi != nil {
-			p.setLink(vdi, link{parent: base.uuid(), since: p.chain[uuid].since, own: p.chain[uuid].own})
+			moved := *p.chain[uuid]
+			moved.parent = base.uuid()
+			p.setLink(vdi, moved)
 		} else {
 			p.chain[uuid].parent = base.uuid()
 		}

@@ -90,6 +90,8 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+const defaultCapacity = 1 << 40 // bytes of an SR
+
 func (s *SRConfig) complete(hosts int) error {
 	if s.Name == "" {
 		return errors.New("xapisim: an SR without a name")
@@ -103,7 +105,7 @@ func (s *SRConfig) complete(hosts int) error {
 	if s.Garbage && !slices.Contains(thickTypes, s.Type) {
 		return fmt.Errorf("xapisim: SR %s: new volumes of type %s read as zeroes, they cannot hold garbage", s.Name, s.Type)
 	}
-	s.Capacity = cmp.Or(s.Capacity, 1<<40)
+	s.Capacity = cmp.Or(s.Capacity, defaultCapacity)
 	if s.Capacity < 0 {
 		return fmt.Errorf("xapisim: SR %s: capacity %d", s.Name, s.Capacity)
 	}

@@ -98,7 +98,7 @@ func (p *Pool) buildSR(config SRConfig) (*object, error) {
 		values["sm_config"] = map[string]string{"type": "raw"}
 	}
 	sr := p.db.insert("SR", values)
-	p.garbage[sr.ref] = config.Garbage
+	p.garbage[sr.ref], p.capacities[sr.uuid()] = config.Garbage, config.Capacity
 	if err := os.MkdirAll(p.srDir(sr), 0o755); err != nil {
 		return nil, fmt.Errorf("SR %s: %w", config.Name, err)
 	}

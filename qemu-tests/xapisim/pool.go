@@ -36,6 +36,7 @@ type Pool struct {
 	snapshotOrigins map[string]map[string]any     // the VM's fields at the moment of a snapshot
 	logs            map[string]*cbtLog            // of changed blocks, by the uuid of a volume
 	chain           map[string]*link              // of volumes on base copies and of base copies, by uuid
+	capacities      map[string]int64              // of SRs, by uuid: an SR that is forgotten keeps its own
 	coalescing      map[string]bool               // SRs whose base copies are going to be looked through
 }
 
@@ -54,7 +55,7 @@ func New(config Config) (*Pool, error) {
 		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{},
 		domains: map[string]*domain{}, garbage: map[string]bool{}, delegateDisks: map[string]bool{},
 		driverless: map[string]bool{}, snapshotOrigins: map[string]map[string]any{},
-		logs: map[string]*cbtLog{}, chain: map[string]*link{}, coalescing: map[string]bool{},
+		logs: map[string]*cbtLog{}, chain: map[string]*link{}, capacities: map[string]int64{}, coalescing: map[string]bool{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	listeners, err := listen(net.ParseIP(config.Address), config.Hosts)

@@ -2,11 +2,7 @@ package xapisim
 
 import (
 	"fmt"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 )
 
 var srCalls = map[string]handler{
@@ -16,31 +12,12 @@ var srCalls = map[string]handler{
 	"SR.update": func(c *call) (any, error) {
 		return srCall(c, "update", func(sr *object) error { return c.refreshSizes(sr) })
 	},
-}
-
-var pbdCalls = map[string]handler{
-	"PBD.plug": func(c *call) (any, error) {
-		pbd, err := c.object(0)
-		if err == nil {
-			c.db.set(pbd, "currently_attached", true)
-		}
-		return nil, err
-	},
-	"PBD.unplug": func(c *call) (any, error) {
-		pbd, err := c.object(0)
-		if err != nil {
-			return nil, err
-		}
-		for _, vdi := range c.db.refs(c.db.find("SR", pbd.text("SR")), "VDIs", "VDI") {
-			for _, vbd := range c.attachments(vdi) {
-				if vm := c.db.find("VM", vbd.text("VM")); vm != nil && vm.text("resident_on") == pbd.text("host") {
-					return nil, fail("VDI_IN_USE", vdi.ref, "detach")
-				}
-			}
-		}
-		c.db.set(pbd, "currently_attached", false)
-		return nil, nil
-	},
+	"SR.create":              srCreate,
+	"SR.introduce":           srIntroduce,
+	"SR.forget":              srForget,
+	"SR.destroy":             srDestroy,
+	"SR.probe":               srProbe,
+	"SR.get_supported_types": func(c *call) (any, error) { return c.drivers(), nil },
 }
 
 // thick types take a volume's whole size at once; new volumes of raw ones hold what was there before
@@ -86,50 +63,6 @@ func (p *Pool) plugged(sr *object, host string) bool {
 	return slices.ContainsFunc(p.db.refs(sr, "PBDs", "PBD"), func(pbd *object) bool {
 		return pbd.boolean("currently_attached") && (host == "" || pbd.text("host") == host)
 	})
-}
-
-// scan makes the records agree with the files: unknown ones become VDIs, VDIs without a file go, sizes are read anew. What
-// has a chain or a log but no file is no disk and stays.
-func (c *call) scan(sr *object) error {
-	files, err := filepath.Glob(filepath.Join(c.srDir(sr), "*.raw"))
-	if err != nil {
-		return driverError("40", "The SR scan failed", err)
-	}
-	known := map[string]*object{}
-	for _, vdi := range c.db.refs(sr, "VDIs", "VDI") {
-		if vdi.boolean("managed") && vdi.text("type") != "cbt_metadata" {
-			known[vdi.text("location")] = vdi
-		}
-	}
-	for _, file := range files {
-		location := strings.TrimSuffix(filepath.Base(file), ".raw")
-		if known[location] == nil {
-			info, err := os.Stat(file)
-			if err != nil {
-				return driverError("40", "The SR scan failed", err)
-			}
-			c.reintroduce(sr, location, map[string]any{"virtual_size": info.Size(), "type": "user"})
-		}
-		delete(known, location)
-	}
-	for _, vdi := range known {
-		c.mergeLog(vdi.uuid())
-		c.dropLink(vdi.uuid(), sr)
-		c.db.remove(vdi)
-	}
-	c.kickCoalesce(sr)
-	return c.refreshSizes(sr)
-}
-
-// reintroduce makes a record for a volume that is there. Its place in its chain and its log are the volume's own.
-func (p *Pool) reintroduce(sr *object, uuid string, values map[string]any) *object {
-	values = maps.Clone(values)
-	maps.Copy(values, map[string]any{"uuid": uuid, "location": uuid, "SR": sr.ref, "managed": true, "cbt_enabled": p.logs[uuid] != nil})
-	vdi := p.db.insert("VDI", values)
-	if l := p.chain[uuid]; l != nil {
-		p.setLink(vdi, *l)
-	}
-	return vdi
 }
 
 // refreshSizes reads how much each volume and the SR take. Pool.mu may be released meanwhile.

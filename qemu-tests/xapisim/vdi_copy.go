@@ -105,19 +105,21 @@ func vdiCopy(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var made *object
-	err = c.onVDI(vdi, "copy", sr, "vdi_create", func() (err error) {
-		values := map[string]any{}
-		made, err = c.copyInto(vdi, sr, values, nil)
-		if err == nil {
-			c.db.set(made, "read_only", false)
-		}
-		return err
-	})
+	made, err := c.copyInFull(vdi, sr)
 	if err != nil {
 		return nil, err
 	}
 	return made.ref, nil
+}
+
+func (c *call) copyInFull(vdi, sr *object) (made *object, err error) {
+	err = c.onVDI(vdi, "copy", sr, "vdi_create", func() (err error) {
+		if made, err = c.copyInto(vdi, sr, map[string]any{}, nil); err == nil {
+			c.db.set(made, "read_only", false)
+		}
+		return err
+	})
+	return made, err
 }
 
 // copyOver writes a VDI's content, or what of it differs from a base, into another VDI.

@@ -15,7 +15,35 @@ func vmClone(c *call) (any, error) {
 	}
 	var made *object
 	err = c.onVM(vm, "clone", func() (err error) {
-		made, err = c.copyVM(vm, c.text(1), nil, false)
+		made, err = c.copyVM(vm, c.text(1), nil, "clone", c.cloneVDI)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return made.ref, nil
+}
+
+// vmCopy copies a VM with its disks in full, to one SR or, when it is null, each in its own.
+func vmCopy(c *call) (any, error) {
+	vm, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	var sr *object
+	if c.text(2) != nullRef {
+		if sr, err = c.object(2); err != nil {
+			return nil, err
+		}
+	}
+	var made *object
+	err = c.onVM(vm, "copy", func() (err error) {
+		made, err = c.copyVM(vm, c.text(1), nil, "copy", func(vdi *object) (*object, error) {
+			if sr == nil {
+				return c.copyInFull(vdi, c.db.find("SR", vdi.text("SR")))
+			}
+			return c.copyInFull(vdi, sr)
+		})
 		return err
 	})
 	if err != nil {
@@ -31,7 +59,7 @@ func vmSnapshot(c *call) (any, error) {
 	}
 	var made *object
 	err = c.onVM(vm, "snapshot", func() (err error) {
-		if made, err = c.copyVM(vm, c.text(1), c.list(2), true); err != nil {
+		if made, err = c.copyVM(vm, c.text(1), c.list(2), "snapshot", c.snapshotVDI); err != nil {
 			return err
 		}
 		c.db.set(vm, "parent", made.ref)
@@ -60,10 +88,17 @@ func inherited(vm *object) map[string]any {
 	return out
 }
 
-// copyVM makes a clone or a snapshot of a VM: first its disks, one after the other and each atomic by itself, then the
-// record and the devices. A failure removes the disks already made.
-func (c *call) copyVM(vm *object, name string, ignore []string, snapshot bool) (*object, error) {
-	disks, err := c.copyDisks(vm, ignore, snapshot)
+// copyDisk is a way to make a copy of a VDI.
+type copyDisk func(vdi *object) (*object, error)
+
+func (c *call) cloneVDI(vdi *object) (*object, error)    { return c.copyVDI(vdi, "clone") }
+func (c *call) snapshotVDI(vdi *object) (*object, error) { return c.copyVDI(vdi, "snapshot") }
+
+// copyVM makes a clone, a copy or a snapshot of a VM: first its disks, one after the other and each atomic by itself, then
+// the record and the devices. A failure removes the disks already made.
+func (c *call) copyVM(vm *object, name string, ignore []string, operation string, copyDisk copyDisk) (*object, error) {
+	snapshot := operation == "snapshot"
+	disks, err := c.copyDisks(vm, ignore, copyDisk)
 	if err != nil {
 		return nil, err
 	}
@@ -89,25 +124,21 @@ func (c *call) copyVM(vm *object, name string, ignore []string, snapshot bool) (
 	made := c.newVM(values)
 	if snapshot {
 		c.snapshotOrigins[made.ref] = inherited(vm)
-		c.snapshotOrigins[made.ref]["name_label"] = vm.text("name_label")
+		c.snapshotOrigins[made.ref]["uuid"] = vm.uuid()
 	}
 	c.copyDevices(vm, made, disks, ignore, snapshot)
 	return made, nil
 }
 
 // copyDisks gives the copies by the reference of their originals.
-func (c *call) copyDisks(vm *object, ignore []string, snapshot bool) (map[string]*object, error) {
-	operation := "clone"
-	if snapshot {
-		operation = "snapshot"
-	}
+func (c *call) copyDisks(vm *object, ignore []string, copyDisk copyDisk) (map[string]*object, error) {
 	disks := map[string]*object{}
 	for _, vbd := range c.sortedVBDs(vm) {
 		vdi := c.db.find("VDI", vbd.text("VDI"))
 		if vdi == nil || vbd.text("type") == "CD" || slices.Contains(ignore, vdi.ref) {
 			continue
 		}
-		made, err := c.copyVDI(vdi, operation)
+		made, err := copyDisk(vdi)
 		if err != nil {
 			for _, copied := range disks {
 				_ = c.destroyVDI(copied) // the first error is the one to tell; what is left shows in the SR
@@ -173,8 +204,8 @@ func vmRevert(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	vm := c.db.find("VM", snapshot.text("snapshot_of"))
 	err = c.onVM(snapshot, "revert", func() error {
+		vm := c.originOf(snapshot)
 		if vm == nil {
 			return fail("VM_REVERT_FAILED", snapshot.ref, snapshot.text("snapshot_of"))
 		}
@@ -195,14 +226,35 @@ func vmRevert(c *call) (any, error) {
 	return nil, err
 }
 
+// originOf is the VM that a snapshot was made of. One that is gone is made again, with its old uuid.
+func (c *call) originOf(snapshot *object) *object {
+	if vm := c.db.find("VM", snapshot.text("snapshot_of")); vm != nil {
+		return vm
+	}
+	origin := c.snapshotOrigins[snapshot.ref]
+	if origin == nil {
+		return nil
+	}
+	vm := c.newVM(maps.Clone(origin))
+	gone := snapshot.text("snapshot_of")
+	for _, sibling := range c.db.all("VM") {
+		if sibling.text("snapshot_of") == gone {
+			c.db.set(sibling, "snapshot_of", vm.ref)
+		}
+	}
+	return vm
+}
+
 func (c *call) revertTo(vm, snapshot *object) error {
 	if err := c.admit(func() error { return busy(vm) }); err != nil {
 		return err
 	}
 	defer c.begin(vm, "revert")()
-	disks, err := c.copyDisks(snapshot, nil, false)
-	if err != nil {
+	disks, err := c.copyDisks(snapshot, nil, c.cloneVDI)
+	if isCode(err, "SR_BACKEND_FAILURE_44") || isCode(err, "SR_BACKEND_FAILURE_109") || isContext(err) {
 		return err
+	} else if err != nil {
+		return fail("VM_REVERT_FAILED", snapshot.ref, vm.ref)
 	}
 	for _, vbd := range c.db.refs(vm, "VBDs", "VBD") {
 		old := c.db.find("VDI", vbd.text("VDI"))
