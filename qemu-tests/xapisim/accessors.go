@@ -74,6 +74,8 @@ func lookUp(class *datamodel.Class, name string) handler {
 			}
 			return nil, fail("UUID_INVALID", class.Name, c.text(0))
 		}
+	case "get_all_records_where":
+		return recordsWhere(class)
 	case "get_by_name_label":
 		return func(c *call) (any, error) {
 			return references(slices.DeleteFunc(c.db.all(class.Name), func(o *object) bool {

@@ -5,6 +5,7 @@ package xapisim
 var computed = map[relation]func(*Pool, *object) any{
 	{"VM", "allowed_operations"}:  vmAllowed,
 	{"VBD", "allowed_operations"}: vbdAllowed,
+	{"VIF", "allowed_operations"}: vifAllowed,
 	{"VDI", "allowed_operations"}: func(p *Pool, vdi *object) any { return p.vdiAllowed(vdi) },
 	{"SR", "allowed_operations"}: func(_ *Pool, sr *object) any {
 		if len(sr.table("current_operations")) > 0 {

@@ -62,27 +62,50 @@ func newDatabase(model *datamodel.Model) *database {
 type relation struct{ class, set string }
 
 var relations = map[relation]relation{
-	{"VBD", "VM"}:          {"VM", "VBDs"},
-	{"VBD", "VDI"}:         {"VDI", "VBDs"},
-	{"VIF", "VM"}:          {"VM", "VIFs"},
-	{"VIF", "network"}:     {"network", "VIFs"},
-	{"VDI", "SR"}:          {"SR", "VDIs"},
-	{"VDI", "snapshot_of"}: {"VDI", "snapshots"},
-	{"PBD", "SR"}:          {"SR", "PBDs"},
-	{"PBD", "host"}:        {"host", "PBDs"},
-	{"PIF", "network"}:     {"network", "PIFs"},
-	{"PIF", "host"}:        {"host", "PIFs"},
-	{"VM", "snapshot_of"}:  {"VM", "snapshots"},
-	{"VM", "parent"}:       {"VM", "children"},
-	{"VM", "resident_on"}:  {"host", "resident_VMs"},
-	{"VTPM", "VM"}:         {"VM", "VTPMs"},
-	{"console", "VM"}:      {"VM", "consoles"},
-	{"task", "subtask_of"}: {"task", "subtasks"},
+	{"VBD", "VM"}:            {"VM", "VBDs"},
+	{"VBD", "VDI"}:           {"VDI", "VBDs"},
+	{"VIF", "VM"}:            {"VM", "VIFs"},
+	{"VIF", "network"}:       {"network", "VIFs"},
+	{"VDI", "SR"}:            {"SR", "VDIs"},
+	{"VDI", "snapshot_of"}:   {"VDI", "snapshots"},
+	{"PBD", "SR"}:            {"SR", "PBDs"},
+	{"PBD", "host"}:          {"host", "PBDs"},
+	{"PIF", "network"}:       {"network", "PIFs"},
+	{"PIF", "host"}:          {"host", "PIFs"},
+	{"VM", "snapshot_of"}:    {"VM", "snapshots"},
+	{"VM", "parent"}:         {"VM", "children"},
+	{"VM", "resident_on"}:    {"host", "resident_VMs"},
+	{"VTPM", "VM"}:           {"VM", "VTPMs"},
+	{"console", "VM"}:        {"VM", "consoles"},
+	{"task", "subtask_of"}:   {"task", "subtasks"},
+	{"VUSB", "VM"}:           {"VM", "VUSBs"},
+	{"VM", "appliance"}:      {"VM_appliance", "VMs"},
+	{"Certificate", "host"}:  {"host", "certificates"},
+	{"host_cpu", "host"}:     {"host", "host_CPUs"},
+	{"VLAN", "tagged_PIF"}:   {"PIF", "VLAN_slave_of"},
+	{"Bond", "master"}:       {"PIF", "bond_master_of"},
+	{"PIF", "bond_slave_of"}: {"Bond", "slaves"},
+	{"PCI", "host"}:          {"host", "PCIs"},
+	{"PGPU", "host"}:         {"host", "PGPUs"},
+	{"crashdump", "VM"}:      {"VM", "crash_dumps"},
+	{"crashdump", "VDI"}:     {"VDI", "crash_dumps"},
+}
+
+// companions are objects of which each object of a class has one of its own, by the field that points to it.
+var companions = map[relation]string{
+	{"VBD", "metrics"}: "VBD_metrics",
+	{"VIF", "metrics"}: "VIF_metrics",
+	{"PIF", "metrics"}: "PIF_metrics",
 }
 
 // insert makes an object. Fields that are not given get their default, or the zero value of their type.
 func (db *database) insert(class string, values map[string]any) *object {
 	o := db.place(class, newRef(), values)
+	for companion, of := range companions {
+		if companion.class == class && o.text(companion.set) == nullRef {
+			o.values[companion.set] = db.insert(of, nil).ref
+		}
+	}
 	for field, v := range o.values {
 		db.link(o, field, v)
 	}
@@ -147,6 +170,11 @@ func (db *database) remove(o *object) {
 	}
 	for field, v := range o.values {
 		db.unlink(o, field, v)
+	}
+	for companion, of := range companions {
+		if own := db.find(of, o.text(companion.set)); companion.class == o.class.Name && own != nil {
+			db.remove(own)
+		}
 	}
 	db.bump(o)
 	o.deleted = true

@@ -175,10 +175,7 @@ func (d *decoder) constructor(class *datamodel.Class, v any) (any, error) {
 		return nil, failure("Expecting Rpc.Dict, but found '" + rpcText(v) + "'")
 	}
 	out := map[string]any{}
-	for _, f := range class.Fields {
-		if f.Qualifier == datamodel.Runtime {
-			continue
-		}
+	for _, f := range inOrder(class) {
 		member, given := members[f.Name]
 		if !given {
 			if f.Required() {
@@ -193,6 +190,33 @@ func (d *decoder) constructor(class *datamodel.Class, v any) (any, error) {
 		out[f.Name] = value
 	}
 	return out, nil
+}
+
+// constructorOrder lists the mandatory fields in the order in which xapi looks for them: the first that is missing is
+// the one that it names (xapi-facts §5.2). The data model as it is published has them by the alphabet.
+var constructorOrder = map[string][]string{
+	"VM": {
+		"user_version", "is_a_template", "affinity", "memory_static_max", "memory_dynamic_max", "memory_dynamic_min", "memory_static_min",
+		"VCPUs_params", "VCPUs_max", "VCPUs_at_startup", "actions_after_shutdown", "actions_after_reboot", "actions_after_crash",
+		"PV_bootloader", "PV_kernel", "PV_ramdisk", "PV_args", "PV_bootloader_args", "PV_legacy_args", "HVM_boot_policy",
+		"HVM_boot_params", "platform", "PCI_bus", "other_config", "recommendations",
+	},
+	"VDI": {"SR", "virtual_size", "type", "sharable", "read_only", "other_config"},
+	"VBD": {"VM", "VDI", "userdevice", "bootable", "mode", "type", "empty", "other_config", "qos_algorithm_type", "qos_algorithm_params"},
+	"VIF": {"device", "network", "VM", "MAC", "MTU", "other_config", "qos_algorithm_type", "qos_algorithm_params"},
+}
+
+// inOrder gives the fields that a constructor takes, in the order in which xapi looks for them.
+func inOrder(class *datamodel.Class) []*datamodel.Field {
+	settable := slices.DeleteFunc(slices.Clone(class.Fields), func(f *datamodel.Field) bool { return f.Qualifier == datamodel.Runtime })
+	rank := func(f *datamodel.Field) int {
+		if n := slices.Index(constructorOrder[class.Name], f.Name); n >= 0 {
+			return n
+		}
+		return len(class.Fields)
+	}
+	slices.SortStableFunc(settable, func(a, b *datamodel.Field) int { return rank(a) - rank(b) })
+	return settable
 }
 
 func failure(text string) *Error { return internal(fmt.Sprintf("Failure(%q)", text)) }

@@ -49,7 +49,7 @@ func written() map[string]handler {
 	out := map[string]handler{}
 	for _, table := range []map[string]handler{
 		sessionCalls, taskCalls, eventCalls, messageCalls, hostCalls, poolCalls,
-		srCalls, pbdCalls, vdiCalls, cbtCalls, vbdCalls, mediaCalls, vifCalls,
+		srCalls, pbdCalls, vdiCalls, cbtCalls, networkCalls, vbdCalls, mediaCalls, vifCalls,
 		vmCalls, vmFieldCalls, vmPowerCalls, vmRebootCalls, vmSuspendCalls,
 	} {
 		maps.Copy(out, table)

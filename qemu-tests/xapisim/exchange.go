@@ -57,7 +57,7 @@ type exchange struct {
 // then the data move, and what comes of it stands in the task alone.
 func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r *http.Request) {
 	if r.Method != handler.method {
-		elsewhere(w, r)
+		p.elsewhere(h, w, r)
 		return
 	}
 	fault := p.faults.take("http/" + handler.action)

@@ -1,8 +1,8 @@
 package xapisim
 
 import (
+	"crypto/md5" //nolint:gosec // xapi draws addresses with it, nothing rests on it
 	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
 	"time"
 )
@@ -17,11 +17,15 @@ func newUUID() string {
 
 func newRef() string { return "OpaqueRef:" + newUUID() }
 
-// macOf derives a locally administered unicast address from a VM's mac_seed and a device, so that it is stable for both
-// (xapi-facts §6.5).
-func macOf(seed, device string) string {
-	sum := sha256.Sum256([]byte(seed + "/" + device))
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", sum[0]&0xfe|0x02, sum[1], sum[2], sum[3], sum[4], sum[5])
+// macOf derives a locally administered unicast address from a VM's mac_seed and a device, the way of xapi
+// (ocaml/xapi/xapi_vif_helpers.ml, gen_mac): a pool that imports a VM gives it the addresses that its old one gave.
+func macOf(seed string, device int) string {
+	sum := md5.Sum([]byte(seed))
+	for range 2 * device {
+		sum = md5.Sum(sum[:])
+	}
+	next := md5.Sum(sum[:])
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", sum[0]&0xfe|0x02, sum[1], sum[2], sum[3], next[1], next[2])
 }
 
 // now is the time as the XenAPI can express it.

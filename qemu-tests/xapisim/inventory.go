@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,6 +16,9 @@ func (p *Pool) build() error {
 		"name_label": p.config.Name, "tls_verification_enabled": true,
 		"other_config": map[string]string{"memory-ratio-hvm": "0.25", "memory-ratio-pv": "0.25"},
 	})
+	for _, driver := range p.drivers() {
+		p.buildDriver(driver)
+	}
 	for n, h := range p.hosts {
 		h.ref = p.buildHost(n, h).ref
 	}
@@ -68,11 +73,31 @@ func (p *Pool) buildHost(n int, h *host) *object {
 	return host
 }
 
+// buildDriver makes the object of a storage driver.
+func (p *Pool) buildDriver(driver string) {
+	name := strings.ToUpper(driver)
+	features := map[string]any{}
+	for _, feature := range []string{
+		"SR_PROBE", "SR_UPDATE", "VDI_ATTACH", "VDI_CLONE", "VDI_CREATE", "VDI_DELETE", "VDI_DETACH", "VDI_GENERATE_CONFIG",
+		"VDI_INTRODUCE", "VDI_MIRROR", "VDI_RESIZE", "VDI_RESIZE_ONLINE", "VDI_SNAPSHOT", "VDI_UPDATE", "VDI_CONFIG_CBT",
+	} {
+		features[feature] = int64(1)
+	}
+	if driver == "iso" {
+		features = map[string]any{"SR_ATTACH": int64(1), "SR_DETACH": int64(1), "SR_SCAN": int64(1), "VDI_ATTACH": int64(1), "VDI_DETACH": int64(1)}
+	}
+	p.db.insert("SM", map[string]any{
+		"name_label": name, "name_description": "simulated " + name, "type": driver, "vendor": "simulated", "version": "1.0",
+		"required_api_version": "1.0", "features": features, "capabilities": slices.Sorted(maps.Keys(features)),
+		"driver_filename": "/opt/xensource/sm/" + name + "SR",
+	})
+}
+
 func (p *Pool) buildNetwork(n int, name string) {
 	network := p.db.insert("network", map[string]any{"name_label": name, "bridge": "xenbr" + strconv.Itoa(n)})
 	for i, h := range p.hosts {
 		values := map[string]any{
-			"device": "eth" + strconv.Itoa(n), "network": network.ref, "host": h.ref, "MAC": macOf(h.ref, strconv.Itoa(n)),
+			"device": "eth" + strconv.Itoa(n), "network": network.ref, "host": h.ref, "MAC": macOf(h.ref, n),
 			"MTU": int64(1500), "VLAN": int64(-1), "physical": true, "management": n == 0, "currently_attached": true,
 		}
 		if n == 0 {

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -96,7 +97,7 @@ func (p *Pool) serve(h *host, listener net.Listener) {
 	for path, handler := range dataHandlers {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { p.serveData(h, handler, w, r) })
 	}
-	mux.HandleFunc("/", elsewhere)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.elsewhere(h, w, r) })
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
@@ -110,11 +111,11 @@ func (p *Pool) serve(h *host, listener net.Listener) {
 	})
 }
 
-// elsewhere answers what no other handler takes: a POST goes to the XML-RPC route, which is not spoken here.
-func elsewhere(w http.ResponseWriter, r *http.Request) {
+// elsewhere answers what no other handler takes: a POST is a call of XML-RPC.
+func (p *Pool) elsewhere(h *host, w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
-		page(w, http.StatusInternalServerError, "Xmlm.Error(1:1, \"expected root element\")")
+		p.xmlrpc(h, w, r)
 	case http.MethodGet, http.MethodPut, http.MethodConnect, http.MethodOptions:
 		page(w, http.StatusForbidden, "")
 	default:
@@ -181,7 +182,12 @@ var pages = map[int]string{
 func additional(detail string) string {
 	return htmlPage("<h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. " +
 		"If the problem persists, please contact your support representative.<h1> Additional information </h1>" +
-		html.EscapeString(detail))
+		escape(detail))
+}
+
+// escape writes a text as xapi does in its pages: quotation marks by their names.
+func escape(text string) string {
+	return strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(html.EscapeString(text))
 }
 
 func htmlPage(text string) string { return "<html><body>" + text + "</body></html>" }

@@ -113,7 +113,7 @@ func madeBy(records []recorded) map[string]bool {
 
 // start brings what a pool has from the beginning into the recorded state: the first look at each class tells it.
 func (r *replay) start() {
-	for _, class := range []string{"pool", "host", "host_metrics", "VM", "VM_metrics", "console", "network", "PIF"} {
+	for _, class := range []string{"pool", "host", "host_metrics", "VM", "VM_metrics", "console", "network", "PIF", "SM"} {
 		for _, record := range r.records {
 			if record.call == nil || record.call.class != class || record.call.name != "get_all_records" {
 				continue
@@ -262,8 +262,9 @@ func (r *replay) introduce(objects map[string]string, before map[string]map[stri
 func (r *replay) implied(class string) map[string]any {
 	switch class {
 	case "VDI":
-		for ref, s := range r.first {
-			if s.class == "SR" && r.known[ref] != "" && s.fields["content_type"] == "user" {
+		for _, ref := range slices.Sorted(maps.Keys(r.first)) {
+			s := r.first[ref]
+			if pbds, _ := s.fields["PBDs"].([]any); s.class == "SR" && r.known[ref] != "" && s.fields["type"] == "ext" && len(pbds) > 0 {
 				return map[string]any{"SR": ref, "virtual_size": json.Number("16777216"), "type": "user", "managed": true}
 			}
 		}
@@ -302,6 +303,7 @@ func stateBefore(call *recordedCall) map[string]map[string]any {
 // number of the record before which they are made.
 var unrecorded = map[int][]any{
 	164: {"VM.set_blocked_operations", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}},
+	433: {"PBD.unplug", "OpaqueRef:c7f19bc5-11d7-f27b-59f3-d5b56df075f0"},
 	446: {"VM.start", "OpaqueRef:3745a148-df81-d1c5-7bf9-d75d6780aa07", false, false},
 }
 

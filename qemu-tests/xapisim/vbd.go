@@ -156,8 +156,8 @@ func running(vm *object) error {
 	return nil
 }
 
-// hotpluggable wants evidence of PV drivers in an HVM guest (xapi-facts §7.5).
-func (p *Pool) hotpluggable(vm *object) error {
+// hotpluggable wants evidence of PV drivers in an HVM guest (xapi-facts §7.5). device is "vbd" or "vif".
+func (p *Pool) hotpluggable(vm *object, device string) error {
 	if vm.text("domain_type") != "hvm" {
 		return nil
 	}
@@ -166,9 +166,9 @@ func (p *Pool) hotpluggable(vm *object) error {
 		return fail("VM_MISSING_PV_DRIVERS", vm.ref)
 	}
 	version := metrics.table("PV_drivers_version")
-	switch state := metrics.text("can_use_hotplug_vbd"); {
+	switch state := metrics.text("can_use_hotplug_" + device); {
 	case state == "no":
-		return fail("OPERATION_NOT_ALLOWED", "VM states it does not support VBD hotplug.")
+		return fail("OPERATION_NOT_ALLOWED", "VM states it does not support "+strings.ToUpper(device)+" hotplug.")
 	case state == "yes", metrics.boolean("PV_drivers_detected"), version["major"] != "" && version["minor"] != "":
 		return nil
 	}
@@ -180,26 +180,11 @@ func (c *call) gatePlug(vbd, vm *object) error {
 	if err := errors.Join(alive(vbd), alive(vm)); err != nil {
 		return err
 	}
-	if err := busy(vbd); err != nil {
-		return err
-	}
-	if vbd.boolean("currently_attached") {
-		return fail("DEVICE_ALREADY_ATTACHED", vbd.ref)
-	}
-	if err := running(vm); err != nil {
-		return err
-	}
-	if err := c.hotpluggable(vm); err != nil {
+	if err := c.vbdGate(vbd, "plug"); err != nil {
 		return err
 	}
 	vdi, err := c.db.get("VDI", vbd.text("VDI"))
 	if err != nil {
-		return err
-	}
-	if !vdi.boolean("managed") {
-		return fail("VDI_NOT_MANAGED", vbd.ref)
-	}
-	if err := busy(vdi, "copy", "mirror"); err != nil {
 		return err
 	}
 	if err := c.canShare(vbd, vdi); err != nil {
@@ -270,19 +255,7 @@ func vbdUnplug(c *call) (any, error) {
 		if err := errors.Join(alive(vbd), alive(vm)); err != nil {
 			return err
 		}
-		if err := busy(vbd); err != nil {
-			return err
-		}
-		if err := running(vm); err != nil {
-			return err
-		}
-		if !vbd.boolean("currently_attached") {
-			return fail("DEVICE_ALREADY_DETACHED", vbd.ref)
-		}
-		if !vbd.boolean("unpluggable") {
-			return fail("VBD_NOT_UNPLUGGABLE", vbd.ref)
-		}
-		return c.hotpluggable(vm)
+		return c.vbdGate(vbd, "unplug")
 	})
 	if err != nil {
 		return nil, err
@@ -308,18 +281,4 @@ func vbdUnplug(c *call) (any, error) {
 		return nil, c.refreshSizes(c.db.find("SR", vdi.text("SR")))
 	}
 	return nil, nil
-}
-
-func vbdAllowed(p *Pool, vbd *object) any {
-	vm := p.db.find("VM", vbd.text("VM"))
-	switch {
-	case vm == nil || len(vbd.table("current_operations")) > 0:
-		return []string{}
-	case vbd.boolean("currently_attached") && running(vm) == nil:
-		return []string{"attach", "unplug"}
-	case running(vm) == nil && vbd.text("type") != "CD":
-		return []string{"attach", "plug"}
-	default:
-		return []string{"attach"}
-	}
 }

@@ -1,8 +1,6 @@
 package xapisim
 
-import (
-	"strings"
-)
+import "errors"
 
 var mediaCalls = map[string]handler{
 	"VBD.insert": func(c *call) (any, error) {
@@ -35,23 +33,13 @@ var mediaCalls = map[string]handler{
 
 // changeMedia puts a disc into a drive or takes it out, whether its VM runs or not (xapi-facts §6.4, transcripts).
 func (c *call) changeMedia(eject bool, run func(vbd *object) error) (any, error) {
-	vbd, vm, err := c.vbdAndVM()
+	vbd, err := c.object(0)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.admit(func() error { return busy(vbd) }); err != nil {
+	operation := map[bool]string{true: "eject", false: "insert"}[eject]
+	if err := c.admit(func() error { return errors.Join(alive(vbd), c.vbdGate(vbd, operation)) }); err != nil {
 		return nil, err
-	}
-	state := vm.text("power_state")
-	switch {
-	case vbd.text("type") != "CD":
-		return nil, fail("VBD_NOT_REMOVABLE_MEDIA", vbd.ref)
-	case eject && vbd.boolean("empty"):
-		return nil, fail("VBD_IS_EMPTY", vbd.ref)
-	case !eject && !vbd.boolean("empty"):
-		return nil, fail("VBD_NOT_EMPTY", vbd.ref)
-	case state == "Suspended":
-		return nil, fail("VM_BAD_POWER_STATE", vm.ref, "halted, running", strings.ToLower(state))
 	}
 	return nil, run(vbd)
 }

@@ -9,44 +9,60 @@ import (
 
 // operation is a row of xapi's gate for VM operations (xapi-facts §6.2).
 type operation struct {
-	states   []string // power states that accept it; none means any
-	template bool     // allowed on a template that is no snapshot
-	snapshot bool     // allowed on a snapshot
-	besides  []string // operations that may be going on at the same time; "*" stands for all but itself and those with a "!"
-	here     bool     // carried out by the host that the VM is resident on
-	guest    []string // features of which the guest must announce one, where it has no known drivers
-	whole    bool     // takes all disks and devices along: not with VUSBs, nor with disks that are reset at boot
-	shown    []string // power states in which allowed_operations lists it, where the gate accepts more
+	states    []string // power states that accept it; none means any
+	suspended bool     // a suspended snapshot accepts it, too
+	control   bool     // a running control domain accepts it, too
+	template  bool     // allowed on a template that is no snapshot
+	snapshot  bool     // allowed on a snapshot
+	besides   []string // operations that may be going on at the same time; "*" stands for all but itself and those with a "!"
+	here      bool     // carried out by the host that the VM is resident on
+	guest     []string // features of which the guest must announce one, where it has no known drivers
+	whole     bool     // takes all disks and devices along: not with VUSBs, nor with disks that are reset at boot
+	shown     []string // power states in which allowed_operations lists it, where the gate accepts more
 }
 
 // anythingButHard may go on when a VM is rebooted by force.
 var anythingButHard = []string{"*", "!hard_shutdown"}
 
+// longCopies may go on beside each other.
+var longCopies = []string{"clone", "copy", "export"}
+
 var vmOperations = map[string]operation{
 	"start":                  {states: []string{"Halted"}},
 	"start_on":               {states: []string{"Halted"}},
-	"provision":              {states: []string{"Halted"}, template: true, shown: []string{}},
+	"provision":              {states: []string{"Halted"}, template: true},
 	"make_into_template":     {states: []string{"Halted"}},
-	"changing_VCPUs":         {states: []string{"Halted"}, template: true, shown: []string{}},
-	"changing_static_range":  {states: []string{"Halted"}, template: true},
+	"changing_VCPUs":         {states: []string{"Halted"}, control: true, template: true, shown: []string{}},
+	"changing_static_range":  {states: []string{"Halted"}, control: true, template: true},
 	"changing_dynamic_range": {states: []string{"Halted", "Running"}, template: true},
-	"changing_memory_limits": {states: []string{"Halted"}, template: true, shown: []string{}},
+	"changing_memory_limits": {states: []string{"Halted"}, control: true, template: true, shown: []string{}},
 	"changing_NVRAM":         {states: []string{"Halted"}, template: true},
-	"clone":                  {states: []string{"Halted"}, template: true, snapshot: true, besides: []string{"clone", "copy", "export"}},
-	"copy":                   {states: []string{"Halted"}, template: true, snapshot: true, besides: []string{"clone", "copy", "export"}},
-	"clean_reboot":           {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-reboot"}},
-	"hard_reboot":            {states: []string{"Paused", "Running"}, here: true, besides: anythingButHard},
-	"suspend":                {states: []string{"Running"}, here: true, guest: []string{"feature-suspend"}, whole: true},
-	"resume":                 {states: []string{"Suspended"}},
-	"resume_on":              {states: []string{"Suspended"}},
-	"create_vtpm":            {states: []string{"Halted"}},
-	"destroy":                {states: []string{"Halted", "Suspended"}, template: true, snapshot: true},
-	"clean_shutdown":         {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-poweroff"}},
-	"pause":                  {states: []string{"Running"}, here: true},
-	"unpause":                {states: []string{"Paused"}, here: true},
-	"hard_shutdown":          {states: []string{"Paused", "Suspended", "Running"}, snapshot: true, here: true, besides: []string{"*"}},
-	"snapshot":               {here: true, whole: true, besides: []string{"snapshot", "checkpoint"}},
-	"revert":                 {snapshot: true},
+	"changing_shadow_memory": {states: []string{"Halted"}, template: true},
+	"changing_VCPUs_live":    {states: []string{"Running"}},
+	"sysprep":                {states: []string{"Running"}},
+	"clone":                  {states: []string{"Halted"}, suspended: true, template: true, snapshot: true, besides: longCopies},
+	"copy":                   {states: []string{"Halted"}, suspended: true, template: true, snapshot: true, besides: longCopies},
+	"export":                 {states: []string{"Halted", "Suspended"}, template: true, snapshot: true, besides: longCopies},
+	"metadata_export":        {template: true, snapshot: true, besides: []string{"migrate_send"}},
+	"migrate_send":           {states: []string{"Halted", "Suspended", "Running"}, template: true, guest: []string{"feature-suspend"}},
+	"pool_migrate":           {states: []string{"Running"}, guest: []string{"feature-suspend"}},
+	"checkpoint": {
+		states: []string{"Paused", "Suspended", "Running"}, guest: []string{"feature-suspend"}, whole: true,
+		besides: []string{"snapshot", "checkpoint"},
+	},
+	"clean_reboot":   {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-reboot"}},
+	"hard_reboot":    {states: []string{"Paused", "Running"}, here: true, besides: anythingButHard},
+	"suspend":        {states: []string{"Running"}, here: true, guest: []string{"feature-suspend"}, whole: true},
+	"resume":         {states: []string{"Suspended"}},
+	"resume_on":      {states: []string{"Suspended"}},
+	"create_vtpm":    {states: []string{"Halted"}},
+	"destroy":        {states: []string{"Halted", "Suspended"}, template: true, snapshot: true},
+	"clean_shutdown": {states: []string{"Running"}, here: true, guest: []string{"feature-shutdown", "feature-poweroff"}},
+	"pause":          {states: []string{"Running"}, here: true},
+	"unpause":        {states: []string{"Paused"}, here: true},
+	"hard_shutdown":  {states: []string{"Paused", "Suspended", "Running"}, snapshot: true, here: true, besides: []string{"*"}},
+	"snapshot":       {here: true, whole: true, besides: []string{"snapshot", "checkpoint"}},
+	"revert":         {snapshot: true},
 }
 
 // gateVM is the check before an operation on a VM, in xapi's order: blocked, power state, concurrency, template,
@@ -60,7 +76,8 @@ func (p *Pool) gateVM(vm *object, name string) error {
 		return fail("OPERATION_BLOCKED", vm.ref, reason)
 	}
 	state, snapshot := vm.text("power_state"), vm.boolean("is_a_snapshot")
-	if op.states != nil && !slices.Contains(op.states, state) {
+	accepted := op.suspended && snapshot && state == "Suspended" || op.control && vm.boolean("is_control_domain") && state == "Running"
+	if op.states != nil && !accepted && !slices.Contains(op.states, state) {
 		return fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(op.states, ", ")), strings.ToLower(state))
 	}
 	if !op.concurrent(name, operationsOf(vm)) {
@@ -85,7 +102,7 @@ func (p *Pool) gateVM(vm *object, name string) error {
 
 // controlDomainOperations are those that the gate lets pass for dom0 (xen-api ocaml/xapi/xapi_vm_lifecycle.ml).
 var controlDomainOperations = []string{
-	"changing_dynamic_range", "changing_memory_limits", "changing_static_range", "start", "start_on", "changing_VCPUs",
+	"changing_dynamic_range", "changing_memory_limits", "changing_static_range", "metadata_export", "start", "start_on", "changing_VCPUs",
 }
 
 // gateFeatures is the end of the gate: what the guest must be able to do, and what the VM must not have. The domain of a
