@@ -84,6 +84,7 @@ func (p *Pool) equip(o *object) error {
 			values[field] = v
 		}
 		p.db.set(o, "power_state", "Halted")
+		p.db.set(o, "guest_metrics", nullRef) // they are to outlive the start
 		for _, vbd := range p.db.refs(o, "VBDs", "VBD") {
 			p.db.set(vbd, "currently_attached", false)
 		}

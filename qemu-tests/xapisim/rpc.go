@@ -25,6 +25,9 @@ func parseEnvelope(body []byte) (envelope, error) {
 	if loneSurrogate(body) {
 		return envelope{}, errors.New("Yojson__Common.Json_error(\"Missing escape sequence representing low surrogate\")")
 	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return envelope{}, errors.New("Yojson__Common.Json_error(\"Blank input data\")")
+	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
 	var v any

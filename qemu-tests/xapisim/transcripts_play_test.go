@@ -22,7 +22,7 @@ func (r *replay) play(n int) []string {
 		return r.playPage(record)
 	}
 	call := record.call
-	if hidden := unrecorded[record.Seq]; hidden != nil {
+	for _, hidden := range unrecorded[record.Seq] {
 		args, _ := r.translate(hidden[1:]).([]any)
 		r.c.call(fmt.Sprint(hidden[0]), args...)
 	}

@@ -113,7 +113,7 @@ func madeBy(records []recorded) map[string]bool {
 
 // start brings what a pool has from the beginning into the recorded state: the first look at each class tells it.
 func (r *replay) start() {
-	for _, class := range []string{"pool", "host", "host_metrics", "VM", "VM_metrics", "console", "network", "PIF", "SM"} {
+	for _, class := range []string{"pool", "host", "host_metrics", "PIF", "VM", "VM_metrics", "console", "network", "SM"} {
 		for _, record := range r.records {
 			if record.call == nil || record.call.class != class || record.call.name != "get_all_records" {
 				continue
@@ -180,6 +180,11 @@ func (r *replay) matchRows(class string, rows map[string]any, always bool) {
 		if bestScore > 0.85 || always && best != "" {
 			r.bind(ref, best)
 			r.bind(fmt.Sprint(fields["uuid"]), fmt.Sprint(have[best]["uuid"]))
+			for _, f := range r.model.Classes[class].Fields {
+				if other := fmt.Sprint(have[best][f.Name]); always && f.Type.Kind == datamodel.Ref && !r.taken[other] {
+					r.bind(fmt.Sprint(fields[f.Name]), other)
+				}
+			}
 		}
 	}
 }
@@ -292,6 +297,8 @@ func stateBefore(call *recordedCall) map[string]map[string]any {
 		return map[string]map[string]any{"VBD": detached}
 	case method == "VBD.insert", method == "VBD.eject" && code != "VBD_NOT_REMOVABLE_MEDIA":
 		return map[string]map[string]any{"VBD": empty}
+	case code == "HOST_NOT_ENOUGH_FREE_MEMORY" || code == "NO_HOSTS_AVAILABLE":
+		return map[string]map[string]any{"VM": {"power_state": "Halted", "memory_static_max": json.Number("216431329280"), "memory_overhead": json.Number("0")}}
 	case code == "VM_LACKS_FEATURE":
 		return map[string]map[string]any{"VM": running}
 	default:
@@ -301,10 +308,14 @@ func stateBefore(call *recordedCall) map[string]map[string]any {
 
 // unrecorded are calls that must have been made, since what follows shows their effect, but are not in the record: by the
 // number of the record before which they are made.
-var unrecorded = map[int][]any{
-	164: {"VM.set_blocked_operations", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}},
-	433: {"PBD.unplug", "OpaqueRef:c7f19bc5-11d7-f27b-59f3-d5b56df075f0"},
-	446: {"VM.start", "OpaqueRef:3745a148-df81-d1c5-7bf9-d75d6780aa07", false, false},
+var unrecorded = map[int][][]any{
+	162: {{"VM.set_blocked_operations", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}}},
+	169: {{"VBD.destroy", "OpaqueRef:4de807e7-cfa4-c9b2-8e3a-d32ebeaba54b"}},
+	433: {{"PBD.unplug", "OpaqueRef:c7f19bc5-11d7-f27b-59f3-d5b56df075f0"}},
+	446: {
+		{"pool.set_suspend_image_SR", "OpaqueRef:e24c08e2-242d-34e1-2b06-193cfb1447af", "OpaqueRef:f2e643e3-7731-82ca-1491-d26f266f81e4"},
+		{"VM.start", "OpaqueRef:3745a148-df81-d1c5-7bf9-d75d6780aa07", false, false},
+	},
 }
 
 type reference struct{ class, ref string }

@@ -245,6 +245,10 @@ func vmCreate(c *call) (any, error) {
 	values := c.record(0)
 	delete(values, "blocked_operations") // a constructor cannot set them (xapi-facts §5.2)
 	values["power_state"] = "Halted"
+	if vendor, given := values["has_vendor_device"].(bool); vendor || !given { // the device needs the second version of the hardware
+		version, _ := values["hardware_platform_version"].(int64)
+		values["hardware_platform_version"] = max(version, 2)
+	}
 	return c.newVM(values).ref, nil
 }
 

@@ -76,6 +76,11 @@ func parseClass(name string, in jsonClass) (*Class, error) {
 		m.Class, m.Name = name, message
 		c.Messages[message] = m
 	}
+	if all := c.Messages["get_all_records"]; all != nil { // every such class has it; the published model leaves it out
+		where := *all
+		where.Name, where.Params = "get_all_records_where", []Param{{Name: "expr", Type: Type{Kind: String}, Required: true}}
+		c.Messages[where.Name] = &where
+	}
 	return c, nil
 }
 
