@@ -1,5 +1,7 @@
 package xapisim
 
+import "slices"
+
 // computed are the fields that follow from others. They are worked out whenever they are read, and so never stale; an
 // event tells of a change in them with the change that they follow from.
 var computed = map[relation]func(*Pool, *object) any{
@@ -7,9 +9,12 @@ var computed = map[relation]func(*Pool, *object) any{
 	{"VBD", "allowed_operations"}: vbdAllowed,
 	{"VIF", "allowed_operations"}: vifAllowed,
 	{"VDI", "allowed_operations"}: func(p *Pool, vdi *object) any { return p.vdiAllowed(vdi) },
-	{"SR", "allowed_operations"}: func(_ *Pool, sr *object) any {
+	{"SR", "allowed_operations"}: func(p *Pool, sr *object) any {
 		if len(sr.table("current_operations")) > 0 {
 			return []string{}
+		}
+		if len(p.db.refs(sr, "PBDs", "PBD")) == 0 {
+			return append(slices.Clone(srOperations), "forget")
 		}
 		return srOperations
 	},

@@ -1,6 +1,10 @@
 package xapisim
 
-import "github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+import (
+	"fmt"
+
+	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
+)
 
 // Dir is the folder of the SRs' folders.
 func (p *Pool) Dir() string { return p.config.Dir }
@@ -40,4 +44,34 @@ func DecodeRequest(body []byte) (answers [][]byte, err error) {
 		answers = append(answers, answer)
 	}
 	return answers, nil
+}
+
+// Inconsistencies lists the sets of references that do not mirror the references that they should.
+func (p *Pool) Inconsistencies() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for from, back := range relations {
+		want := map[string]map[string]bool{}
+		for ref, o := range p.db.tables[from.class] {
+			if target := o.text(from.set); p.db.tables[back.class][target] != nil {
+				if want[target] == nil {
+					want[target] = map[string]bool{}
+				}
+				want[target][ref] = true
+			}
+		}
+		for ref, o := range p.db.tables[back.class] {
+			list := o.list(back.set)
+			for _, child := range list {
+				if !want[ref][child] {
+					out = append(out, fmt.Sprintf("%s %s.%s holds %s, which does not point to it", back.class, ref, back.set, child))
+				}
+			}
+			if len(list) < len(want[ref]) {
+				out = append(out, fmt.Sprintf("%s %s.%s has %d members, %d point to it", back.class, ref, back.set, len(list), len(want[ref])))
+			}
+		}
+	}
+	return out
 }

@@ -17,8 +17,8 @@ const (
 
 var hostCalls = map[string]handler{
 	"host.compute_free_memory": hostCall(func(c *call, h *object) any { return c.freeMemory(h) }),
-	"host.list_methods":    func(*call) (any, error) { return nil, fail("NOT_IMPLEMENTED", "list_method") },
-	"host.call_plugin":     func(c *call) (any, error) { return nil, fail("XENAPI_MISSING_PLUGIN", c.text(1)) }, // there are none
+	"host.list_methods":        func(*call) (any, error) { return nil, fail("NOT_IMPLEMENTED", "list_method") },
+	"host.call_plugin":         func(c *call) (any, error) { return nil, fail("XENAPI_MISSING_PLUGIN", c.text(1)) }, // there are none
 	"host.get_servertime":      hostCall(func(*call, *object) any { return now() }),
 	"host.enable": hostCall(func(c *call, h *object) any {
 		c.db.set(h, "enabled", true)

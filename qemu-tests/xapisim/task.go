@@ -23,7 +23,7 @@ var taskCalls = map[string]handler{
 			cancel()
 		}
 	}),
-	"task.set_status":              taskCall(func(c *call, task *object) { c.db.set(task, "status", c.text(1)) }),
+	"task.set_status":               taskCall(func(c *call, task *object) { c.db.set(task, "status", c.text(1)) }),
 	"task.set_progress":             taskCall(func(c *call, task *object) { c.db.set(task, "progress", c.number(1)) }),
 	"task.set_result":               taskCall(func(c *call, task *object) { c.db.set(task, "result", c.text(1)) }),
 	"task.set_error_info":           taskCall(func(c *call, task *object) { c.db.set(task, "error_info", c.list(1)) }),

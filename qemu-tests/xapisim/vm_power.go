@@ -177,6 +177,10 @@ func (c *call) build(vm, host *object, paused bool) error {
 		return internal("xenopsd: " + err.Error())
 	}
 	c.db.set(vm, "domid", machine.DomainID)
+	c.db.set(vm, "last_boot_CPU_flags", map[string]string{"vendor": host.table("cpu_info")["vendor"], "features": host.table("cpu_info")["features_hvm"]})
+	if len(vm.table("bios_strings")) == 0 {
+		c.db.set(vm, "bios_strings", genericBIOS)
+	}
 	c.db.set(vm, "memory_target", vm.integer("memory_dynamic_max"))
 	if vm.table("platform")["device-model"] == "" {
 		c.db.put(vm, "platform", "device-model", "qemu-upstream-"+map[string]string{"uefi": "uefi", "bios": "compat"}[machine.Firmware])
@@ -189,6 +193,7 @@ func (c *call) build(vm, host *object, paused bool) error {
 			c.db.set(metrics, "start_time", now())
 		}
 		c.db.set(metrics, "VCPUs_number", vm.integer("VCPUs_at_startup"))
+		c.db.set(metrics, "VCPUs_utilisation", map[string]any{"0": 0.0})
 		c.db.set(metrics, "memory_actual", vm.integer("memory_dynamic_max"))
 		c.db.set(metrics, "hvm", vm.text("domain_type") == "hvm")
 		c.db.set(metrics, "current_domain_type", vm.text("domain_type"))
@@ -338,4 +343,12 @@ func vmShutdown(c *call) (any, error) {
 
 func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// genericBIOS is what a VM that was given no BIOS strings gets at its first start (transcripts).
+var genericBIOS = map[string]string{
+	"bios-vendor": "Xen", "bios-version": "", "system-manufacturer": "Xen", "system-product-name": "HVM domU", "system-version": "",
+	"system-serial-number": "", "baseboard-manufacturer": "", "baseboard-product-name": "", "baseboard-version": "",
+	"baseboard-serial-number": "", "baseboard-asset-tag": "", "baseboard-location-in-chassis": "", "enclosure-asset-tag": "",
+	"hp-rombios": "", "oem-1": "Xen", "oem-2": "MS_VM_CERT/SHA1/bdbeb6e0a816d43fa6d3fe8aaef04c2bad9d3e3d",
 }
