@@ -160,6 +160,8 @@ func (c *call) build(vm, host *object, paused bool) error {
 	if err != nil {
 		return err
 	}
+	c.domainID++
+	machine.DomainID = c.domainID
 	c.db.set(vm, "resident_on", host.ref) // its memory is taken from now on
 	var guest Guest
 	err = c.unlocked(func() (err error) {
@@ -177,7 +179,7 @@ func (c *call) build(vm, host *object, paused bool) error {
 		return internal("xenopsd: " + err.Error())
 	}
 	c.db.set(vm, "domid", machine.DomainID)
-	c.db.set(vm, "last_boot_CPU_flags", map[string]string{"vendor": host.table("cpu_info")["vendor"], "features": host.table("cpu_info")["features_hvm"]})
+	c.db.set(vm, "last_boot_CPU_flags", map[string]string{"vendor": host.table("cpu_info")["vendor"], "features": ""})
 	if len(vm.table("bios_strings")) == 0 {
 		c.db.set(vm, "bios_strings", genericBIOS)
 	}
@@ -209,9 +211,8 @@ func (c *call) build(vm, host *object, paused bool) error {
 // attachDisks marks a VM's disks as attached and describes the machine. delegate tells that it boots from a disk of a
 // delegate template.
 func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err error) {
-	c.domainID++
 	machine = Machine{
-		UUID: vm.uuid(), Name: vm.text("name_label"), DomainID: c.domainID, UniqueDomainID: newUUID(),
+		UUID: vm.uuid(), Name: vm.text("name_label"), UniqueDomainID: newUUID(),
 		Memory: vm.integer("memory_static_max"), VCPUs: vm.integer("VCPUs_at_startup"), Firmware: "bios",
 		Data: forGuest(vm.table("xenstore_data")),
 	}
