@@ -262,7 +262,7 @@ func (r *replay) introduce(objects map[string]string, before map[string]map[stri
 	}
 	r.check(r.pool.Place(batch))
 	for _, f := range batch {
-		if f.Class == "VM" && f.Fields["power_state"] == "Running" && f.Fields["is_control_domain"] != true {
+		if f.Class == "VM" && f.Fields["power_state"] == "Running" && f.Fields["guest_metrics"] != nil && f.Fields["guest_metrics"] != nullRef && f.Fields["is_control_domain"] != true {
 			eventually(r.t, "the agent of "+fmt.Sprint(f.Fields["name_label"]), func() bool {
 				able, err := r.c.try("VM_guest_metrics.get_can_use_hotplug_vbd", r.c.text("VM.get_guest_metrics", f.Ref))
 				return err == nil && able == "yes"
