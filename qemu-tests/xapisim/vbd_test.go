@@ -94,6 +94,10 @@ func TestVIFs(t *testing.T) {
 		t.Errorf("the network has %d VIFs", got)
 	}
 	c.call("VM.start", vm, false, false)
+	eventually(t, "the drivers of the VM", func() bool {
+		able, err := c.try("VM_guest_metrics.get_can_use_hotplug_vif", c.text("VM.get_guest_metrics", vm))
+		return err == nil && able == "yes"
+	})
 	for _, ref := range c.list("VM.get_VIFs", vm) {
 		c.refuse("OPERATION_NOT_ALLOWED", nil, "VIF.destroy", ref)
 		c.call("VIF.unplug", ref)
