@@ -96,9 +96,7 @@ func (p *Pool) dropLog(vdi *object) {
 // loseLog is how a storage driver gives tracking up: the log goes, and a message says so.
 func (p *Pool) loseLog(vdi *object, name, text string) {
 	p.dropLog(vdi)
-	p.db.insert("message", map[string]any{
-		"name": name, "priority": int64(3), "cls": "VDI", "obj_uuid": vdi.uuid(), "timestamp": now(), "body": text,
-	})
+	p.say(name, 3, "VDI", vdi.uuid(), text)
 }
 
 // logSize is what a log takes on an SR of logical volumes (SM libs/sm/journaler.py); elsewhere the driver does not ask.
@@ -163,7 +161,11 @@ func (p *Pool) activate(vdi *object, mode string) {
 
 // deactivate closes a log when the last writer has let its disk go in an orderly way.
 func (p *Pool) deactivate(vdi *object) {
-	if log := p.logs[vdi.uuid()]; log != nil && !p.written(vdi) {
+	if p.written(vdi) {
+		return
+	}
+	p.forgetDurable(vdi)
+	if log := p.logs[vdi.uuid()]; log != nil {
 		log.dirty = log.lost
 	}
 }
@@ -234,6 +236,9 @@ func listChangedBlocks(c *call) (any, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if l := c.lie("missing-bit", to, c.db.find("SR", to.text("SR"))); l != nil {
+		l.leaveOut(bitmap)
 	}
 	return base64.StdEncoding.EncodeToString(bitmap), nil
 }

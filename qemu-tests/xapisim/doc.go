@@ -38,6 +38,11 @@
 // follow the coordinator, Addresses and Fingerprints keep their order. Through the XenAPI the same is done by
 // pool.designate_new_master, pool.emergency_transition_to_master, pool.recover_slaves and pool.emergency_reset_master.
 //
+// The file of a VDI is whole, whatever chain it is in. Chains of base copies (chain.go, coalesce.go), the space that they take
+// (utilisation.go) and changed block tracking (cbt.go) follow from hashes of what the files held at a snapshot (contents.go): no
+// write is missed, whoever made it. What storage and other people do that nobody should rely on them not to do is told by
+// Pool.Lie (lies.go).
+//
 // One mutex guards the database. A call holds it except while it copies a disk, waits, or talks to a guest; what must not
 // happen meanwhile is held off by current_operations, as in xapi.
 package xapisim

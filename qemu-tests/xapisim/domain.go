@@ -10,15 +10,16 @@ import (
 
 // domain is a running VM: its guest and what dom0 knows of it. Guarded by Pool.mu, but for hotplug.
 type domain struct {
-	vm      *object
-	guest   Guest
-	paused  bool          // by VM.pause or a start in pause
-	held    int           // so many copies of its disks are being made
-	stopped bool          // the guest's processors stand still
-	frozen  bool          // the guest has lost its write access to vm-data (xapi-facts §7.2)
-	hotplug chan struct{} // holds one token: plugs and unplugs of a VM are queued one at a time (xapi-facts §8.3)
-	quiet   bool          // the records do not tell that it has ended: its host is gone, or it is to be built anew
-	ended   chan struct{} // closed when the records show that it has ended
+	vm        *object
+	guest     Guest
+	paused    bool          // by VM.pause or a start in pause
+	held      int           // so many copies of its disks are being made
+	stopped   bool          // the guest's processors stand still
+	frozen    bool          // the guest has lost its write access to vm-data (xapi-facts §7.2)
+	hotplug   chan struct{} // holds one token: plugs and unplugs of a VM are queued one at a time (xapi-facts §8.3)
+	quiet     bool          // the records do not tell that it has ended: its host is gone, or it is to be built anew
+	powerLost bool          // it ends with its host's power, and its disks lose what was not durable
+	ended     chan struct{} // closed when the records show that it has ended
 }
 
 func (p *Pool) newDomain(vm *object, guest Guest) *domain {
@@ -141,6 +142,9 @@ func hotplugState(tree map[string]string, key string) string {
 
 // endDomain writes that a VM has halted, unless the domain ends quietly.
 func (p *Pool) endDomain(d *domain) {
+	if d.powerLost {
+		p.loseWrites(d.vm)
+	}
 	if p.domains[d.vm.ref] == d {
 		delete(p.domains, d.vm.ref)
 		if !d.quiet {

@@ -112,7 +112,7 @@ func (p *Pool) stop(h *host, power bool) {
 	var lost []*domain
 	for _, d := range p.domains {
 		if power && d.vm.text("resident_on") == h.ref {
-			d.quiet = true
+			d.quiet, d.powerLost = true, true
 			_ = d.guest.Kill() // one that does not die is seen by the wait below
 			lost = append(lost, d)
 		}

@@ -46,9 +46,7 @@ func (p *Pool) AddVM(config VMConfig) (Added, error) {
 	defer p.mu.Unlock()
 	added, err := p.addVM(config, map[string]any{"is_a_template": false})
 	if err == nil && config.Running {
-		c := &call{Pool: p, ctx: p.ctx, client: p.ctx, task: newRef(), message: p.db.model.Classes["VM"].Messages["start"],
-			args: []any{added.Ref, false, false}}
-		_, err = vmStart(c)
+		_, err = p.do("VM", "start", added.Ref)
 	}
 	if err != nil {
 		return Added{}, fmt.Errorf("xapisim: VM %s: %w", config.Name, errors.Join(err, p.discard(added)))
@@ -154,7 +152,7 @@ func (p *Pool) addDisk(config DiskConfig, name string) (*object, error) {
 	path := p.volumePath(vdi)
 	switch {
 	case config.From == "":
-		err = createVolume(p.ctx, path, size, p.garbage[sr.ref])
+		err = createVolume(p.ctx, path, size, p.noisy(sr))
 	case config.Adopt:
 		err = errors.Join(os.Rename(config.From, path), os.Truncate(path, size))
 	default:

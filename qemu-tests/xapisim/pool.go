@@ -37,6 +37,8 @@ type Pool struct {
 	logs            map[string]*cbtLog            // of changed blocks, by the uuid of a volume
 	chain           map[string]*link              // of volumes on base copies and of base copies, by uuid
 	capacities      map[string]int64              // of SRs, by uuid: an SR that is forgotten keeps its own
+	lies            []*standingLie                // that await an occasion
+	ballast         map[string]int64              // bytes that others' data takes on an SR
 	coalescing      map[string]bool               // SRs whose base copies are going to be looked through
 }
 
@@ -55,7 +57,7 @@ func New(config Config) (*Pool, error) {
 		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{},
 		domains: map[string]*domain{}, garbage: map[string]bool{}, delegateDisks: map[string]bool{},
 		driverless: map[string]bool{}, snapshotOrigins: map[string]map[string]any{},
-		logs: map[string]*cbtLog{}, chain: map[string]*link{}, capacities: map[string]int64{}, coalescing: map[string]bool{},
+		logs: map[string]*cbtLog{}, chain: map[string]*link{}, capacities: map[string]int64{}, ballast: map[string]int64{}, coalescing: map[string]bool{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	listeners, err := listen(net.ParseIP(config.Address), config.Hosts)

@@ -83,7 +83,7 @@ func (p *Pool) refreshSizes(sr *object) error {
 		used += taken
 		virtual += vdi.integer("virtual_size")
 	}
-	p.db.set(sr, "physical_utilisation", used)
+	p.db.set(sr, "physical_utilisation", used+p.ballast[sr.ref])
 	p.db.set(sr, "virtual_allocation", virtual)
 	return nil
 }

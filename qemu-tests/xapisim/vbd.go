@@ -208,14 +208,13 @@ func vbdPlug(c *call) (any, error) {
 		return nil, err
 	}
 	vdi := c.db.find("VDI", vbd.text("VDI"))
-	disk, err := c.disk(vbd, vdi)
-	if err != nil {
-		return nil, err
-	}
 	c.activate(vdi, vbd.text("mode"))
 	defer c.begin(vbd, "plug")()
 	endVDI := c.begin(vdi, "blocked")
-	err = c.hotplug(vm, func(d *domain) error { return d.guest.Plug(c.ctx, disk) })
+	disk, err := c.attach(vbd, vdi)
+	if err == nil {
+		err = c.hotplug(vm, func(d *domain) error { return d.guest.Plug(c.ctx, disk) })
+	}
 	endVDI()
 	if err != nil {
 		c.deactivate(vdi)

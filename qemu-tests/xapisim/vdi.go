@@ -65,7 +65,7 @@ func (c *call) createVDI(sr *object, size int64, values map[string]any) (vdi *ob
 		if vdi, err = c.newVDI(sr, size, values); err != nil {
 			return err
 		}
-		path, garbage := c.volumePath(vdi), c.garbage[sr.ref]
+		path, garbage := c.volumePath(vdi), c.noisy(sr)
 		if err := c.unlocked(func() error { return createVolume(c.ctx, path, size, garbage) }); err != nil {
 			c.db.remove(vdi)
 			return driverError("78", "VDI Creation failed", err)

@@ -75,6 +75,9 @@ func (c *call) copyInto(vdi, sr *object, values map[string]any, settle func(made
 			c.progress(done)
 		})
 	})
+	if err == nil && c.written(vdi) {
+		err = c.secure(vdi) // a driver flushes a disk before it lays another volume on it
+	}
 	release()
 	if err == nil && settle != nil {
 		if err = settle(made); err != nil {

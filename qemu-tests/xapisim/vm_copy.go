@@ -59,7 +59,13 @@ func vmSnapshot(c *call) (any, error) {
 	}
 	var made *object
 	err = c.onVM(vm, "snapshot", func() (err error) {
-		if made, err = c.copyVM(vm, c.text(1), c.list(2), "snapshot", c.snapshotVDI); err != nil {
+		if made, err = c.copyVM(vm, c.text(1), c.list(2), "snapshot", func(vdi *object) (*object, error) {
+			made, err := c.snapshotVDI(vdi)
+			if err == nil {
+				err = c.tear(vm)
+			}
+			return made, err
+		}); err != nil {
 			return err
 		}
 		c.db.set(vm, "parent", made.ref)
@@ -139,13 +145,15 @@ func (c *call) copyDisks(vm *object, ignore []string, copyDisk copyDisk) (map[st
 			continue
 		}
 		made, err := copyDisk(vdi)
+		if made != nil {
+			disks[vdi.ref] = made
+		}
 		if err != nil {
 			for _, copied := range disks {
 				_ = c.destroyVDI(copied) // the first error is the one to tell; what is left shows in the SR
 			}
 			return nil, err
 		}
-		disks[vdi.ref] = made
 	}
 	return disks, nil
 }

@@ -233,7 +233,7 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 		c.activate(vdi, vbd.text("mode"))
 		c.db.set(vbd, "currently_attached", true)
 		c.db.set(vbd, "device", deviceName(vbd.text("userdevice")))
-		disk, err := c.disk(vbd, vdi)
+		disk, err := c.attach(vbd, vdi)
 		if err != nil {
 			return machine, false, err
 		}
@@ -244,7 +244,13 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 	return machine, delegate, nil
 }
 
-func (c *call) disk(vbd, vdi *object) (Disk, error) {
+// attach prepares a disk for a guest that is about to get it. Its VBD, or an operation, holds off whoever else might.
+func (c *call) attach(vbd, vdi *object) (Disk, error) {
+	if vbd.text("mode") == "RW" {
+		if err := c.secure(vdi); err != nil {
+			return Disk{}, internal(err.Error())
+		}
+	}
 	path, err := filepath.Abs(c.volumePath(vdi))
 	if err != nil {
 		return Disk{}, internal(err.Error())
