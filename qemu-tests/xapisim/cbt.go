@@ -261,7 +261,8 @@ func (c *call) changedBlocks(from, to *object) ([]byte, error) {
 		}
 		at = c.logs[uuid]
 		if at.size < size {
-			return nil, driverError("459", "Changed block tracking log is in an inconsistent state.", errors.New("Inconsistent bitmaps"))
+			const text = "Changed block tracking log is in an inconsistent state. [opterr=Inconsistent bitmaps]"
+			return nil, fail("SR_BACKEND_FAILURE_459", "", text, "")
 		}
 		size = at.size
 		for block := range at.blocks {
