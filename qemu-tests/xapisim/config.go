@@ -27,6 +27,10 @@ type Config struct {
 
 	AuthDelay          time.Duration // 5 s, before a wrong password is answered
 	SessionLifetime    time.Duration // 24 h, of an idle session
+	MaxSessions        int           // 500, of one originator and of one user; the oldest go first
+	MaxTasks           int           // 200; the oldest finished ones go first
+	TaskLifetime       time.Duration // 65 min, that a finished task is kept
+	MaxQueue           int           // 100, calls that wait for a conflicting one
 	EventDelay         time.Duration // 50 ms, in which event.from gathers a burst; negative for none
 	GuestDelay         time.Duration // 20 ms, until the agent of a built-in guest is up
 	GuestMetricsDelay  time.Duration // 20 ms, from the start of a VM until it has guest metrics
@@ -71,6 +75,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.HostMemory = cmp.Or(c.HostMemory, 64<<30)
 	c.AuthDelay = cmp.Or(c.AuthDelay, 5*time.Second)
 	c.SessionLifetime = cmp.Or(c.SessionLifetime, 24*time.Hour)
+	c.MaxSessions, c.MaxTasks = cmp.Or(c.MaxSessions, 500), cmp.Or(c.MaxTasks, 200)
+	c.TaskLifetime, c.MaxQueue = cmp.Or(c.TaskLifetime, 65*time.Minute), cmp.Or(c.MaxQueue, 100)
 	c.EventDelay = cmp.Or(c.EventDelay, 50*time.Millisecond)
 	c.GuestDelay = cmp.Or(c.GuestDelay, 20*time.Millisecond)
 	c.GuestMetricsDelay = cmp.Or(c.GuestMetricsDelay, 20*time.Millisecond)

@@ -44,6 +44,7 @@ type database struct {
 	model      *datamodel.Model
 	tables     map[string]map[string]*object
 	deletions  map[string][]deletion
+	forgotten  uint64 // generation of the newest deletion that is not remembered any more
 	generation uint64
 	changed    chan struct{} // closed and replaced at each change
 }
@@ -180,7 +181,10 @@ func (db *database) remove(o *object) {
 	o.deleted = true
 	delete(db.tables[o.class.Name], o.ref)
 	gone := append(db.deletions[o.class.Name], deletion{o.ref, o.created, db.generation})
-	db.deletions[o.class.Name] = gone[max(0, len(gone)-maxDeletions):]
+	if lost := len(gone) - maxDeletions; lost > 0 {
+		db.forgotten, gone = max(db.forgotten, gone[lost-1].deleted), gone[lost:]
+	}
+	db.deletions[o.class.Name] = gone
 }
 
 func (db *database) bump(o *object) {

@@ -18,6 +18,7 @@ type call struct {
 	session string
 	task    string // reference of the task; only asynchronous calls have a record of it
 	message *datamodel.Message
+	given   int   // so many of args were given
 	args    []any // typed as the message's parameters; optional ones that were left out are zero
 }
 
@@ -102,6 +103,9 @@ func (p *Pool) dispatch(client context.Context, h *host, request envelope, fault
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if class == "task" {
+		p.sweepTasks()
+	}
 	if async {
 		if !m.Async() {
 			return nil, fail("Fault", "No async mode for this operation (rpc: "+name+")")
@@ -142,6 +146,7 @@ func (c *call) takeSession(h *host, name string, params []any) ([]any, error) {
 }
 
 func (c *call) takeArguments(args []any) error {
+	c.given = len(args)
 	for n, param := range c.message.Params {
 		value := param.Type.Zero()
 		if n < len(args) {

@@ -9,7 +9,10 @@ import (
 )
 
 var eventCalls = map[string]handler{
-	"event.from": eventFrom,
+	"event.from":       eventFrom,
+	"event.register":   eventRegister,
+	"event.unregister": eventUnregister,
+	"event.next":       eventNext,
 	"event.inject": func(c *call) (any, error) {
 		for class := range c.db.tables {
 			if strings.EqualFold(class, c.text(0)) {

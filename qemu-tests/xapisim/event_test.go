@@ -146,7 +146,7 @@ func TestCloseEndsWaits(t *testing.T) {
 }
 
 func TestDeletionsAreBounded(t *testing.T) {
-	pool := newPool(t, xapisim.Config{})
+	pool := newPool(t, xapisim.Config{MaxTasks: 1000})
 	c := connect(t, pool)
 	var tasks []string
 	for range 600 {

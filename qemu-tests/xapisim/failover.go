@@ -165,6 +165,8 @@ func (p *Pool) forget() {
 		}
 	}
 	clear(p.lastUse)
+	clear(p.taskEnds)
+	clear(p.registrations)
 	for _, table := range p.db.tables {
 		for _, o := range table {
 			if len(o.table("current_operations")) > 0 {
@@ -267,7 +269,9 @@ func (p *Pool) admitHost(h *host) {
 	if !row.boolean("enabled") && h.disabled != untilEnabled {
 		p.db.set(row, "enabled", true)
 	}
-	h.disabled = notDisabled
+	if h.disabled != untilEnabled {
+		h.disabled = untilBooted
+	}
 	for _, vm := range p.db.refs(row, "resident_VMs", "VM") {
 		if !vm.boolean("is_control_domain") {
 			p.haltRecords(vm)

@@ -28,6 +28,9 @@ type Pool struct {
 	db              *database
 	lastUse         map[string]time.Time          // of sessions
 	cancels         map[string]context.CancelFunc // of tasks that are carried out
+	taskEnds        map[string]time.Time          // when tasks have finished
+	queued          int                           // calls that wait for a conflicting one
+	registrations   map[string]*registration      // of event.register, by session
 	domains         map[string]*domain            // by VM
 	domainID        int64                         // the last one given
 	garbage         map[string]bool               // SRs whose new volumes are full of noise
@@ -54,7 +57,7 @@ func New(config Config) (*Pool, error) {
 	}
 	p := &Pool{
 		config: config, decoder: newDecoder(model), handlers: newHandlers(model), faults: faults{calls: map[string]int{}},
-		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{},
+		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{}, taskEnds: map[string]time.Time{}, registrations: map[string]*registration{},
 		domains: map[string]*domain{}, garbage: map[string]bool{}, delegateDisks: map[string]bool{},
 		driverless: map[string]bool{}, snapshotOrigins: map[string]map[string]any{},
 		logs: map[string]*cbtLog{}, chain: map[string]*link{}, capacities: map[string]int64{}, ballast: map[string]int64{}, coalescing: map[string]bool{},

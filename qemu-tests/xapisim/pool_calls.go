@@ -62,7 +62,7 @@ func (p *Pool) follow(h, master *host) {
 		p.mu.Lock()
 		h.master = master
 		p.mu.Unlock()
-		_ = p.start(h, false) // fails only when it was started by another hand
+		_ = p.start(h, false) // as in restart
 	})
 }
 

@@ -12,30 +12,33 @@ var sessionCalls = map[string]handler{
 	"session.get_this_host":                   func(c *call) (any, error) { return c.coordinator.ref, nil },
 }
 
-// maxSessions is how many sessions of one originator are kept; the oldest goes first (xapi-facts §1.5).
-const maxSessions = 500
-
 func login(c *call) (any, error) {
 	name, password, originator := c.text(0), c.text(1), c.text(3)
 	if name != c.config.Username || password != c.config.Password {
 		_ = c.unlocked(func() error { sleep(c.client, c.config.AuthDelay); return nil })
 		return nil, fail("SESSION_AUTHENTICATION_FAILED", name, "Authentication failure")
 	}
-	var same []*object
-	for _, s := range c.db.all("session") {
-		if s.text("originator") == originator {
-			same = append(same, s)
-		}
-	}
-	if len(same) >= maxSessions {
-		c.endSession(same[0])
-	}
+	c.makeRoom("originator", originator)
+	c.makeRoom("auth_user_name", name)
 	session := c.db.insert("session", map[string]any{
 		"this_host": c.coordinator.ref, "last_active": now(), "validation_time": now(), "is_local_superuser": true,
 		"auth_user_name": name, "originator": originator,
 	})
 	c.lastUse[session.ref] = time.Now()
 	return session.ref, nil
+}
+
+// makeRoom ends the oldest sessions that have a value in common when there are too many of them (xapi-facts §1.5).
+func (p *Pool) makeRoom(field, value string) {
+	var same []*object
+	for _, s := range p.db.all("session") {
+		if s.text(field) == value {
+			same = append(same, s)
+		}
+	}
+	for _, s := range same[:max(0, len(same)+1-p.config.MaxSessions)] {
+		p.endSession(s)
+	}
 }
 
 func logout(c *call) (any, error) {
@@ -45,6 +48,7 @@ func logout(c *call) (any, error) {
 
 func (p *Pool) endSession(session *object) {
 	delete(p.lastUse, session.ref)
+	delete(p.registrations, session.ref)
 	p.db.remove(session)
 }
 

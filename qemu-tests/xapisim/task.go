@@ -19,11 +19,11 @@ var taskCalls = map[string]handler{
 	}),
 	"task.cancel": taskCall(func(c *call, task *object) {
 		if cancel := c.cancels[task.ref]; cancel != nil {
-			c.db.put(task, "current_operations", c.task, "cancel")
+			c.db.put(task, "current_operations", "DummyRef:|"+newUUID()+"|task.cancel", "cancel")
 			cancel()
 		}
 	}),
-	"task.set_status":               taskCall(func(c *call, task *object) { c.db.set(task, "status", c.text(1)) }),
+	"task.set_status":               taskCall(func(c *call, task *object) { c.db.set(task, "status", c.text(1)) }), // nothing else (transcripts)
 	"task.set_progress":             taskCall(func(c *call, task *object) { c.db.set(task, "progress", c.number(1)) }),
 	"task.set_result":               taskCall(func(c *call, task *object) { c.db.set(task, "result", c.text(1)) }),
 	"task.set_error_info":           taskCall(func(c *call, task *object) { c.db.set(task, "error_info", c.list(1)) }),
@@ -54,10 +54,28 @@ func (p *Pool) newTask(name, description string, operations []string) *object {
 	if operations == nil {
 		operations = []string{}
 	}
+	p.sweepTasks()
 	return p.db.insert("task", map[string]any{
 		"name_label": name, "name_description": description, "created": now(), "status": "pending", "type": "<none/>",
 		"resident_on": p.coordinator.ref, "allowed_operations": operations,
 	})
+}
+
+// sweepTasks removes finished tasks that are old, and the oldest finished ones where there are too many (xapi-facts §3).
+// xapi does so now and then; here it is done before a task is made and before one is looked at.
+func (p *Pool) sweepTasks() {
+	tasks := p.db.all("task")
+	excess := len(tasks) - p.config.MaxTasks
+	for _, task := range tasks {
+		if pending(task) {
+			continue
+		}
+		if ended := p.taskEnds[task.ref]; excess > 0 || !ended.IsZero() && time.Since(ended) > p.config.TaskLifetime {
+			p.db.remove(task)
+			delete(p.taskEnds, task.ref)
+			excess--
+		}
+	}
 }
 
 // startTask carries a call out in the background and gives the task's reference at once. The caller holds Pool.mu.
@@ -84,7 +102,6 @@ func (p *Pool) startTask(c *call, name string, run handler) (any, error) {
 func (p *Pool) finishTask(task *object, result any, err error) {
 	_, destroyed := valueKeys(task.table("current_operations"))["destroy"]
 	p.db.set(task, "allowed_operations", []string{})
-	p.db.set(task, "current_operations", map[string]string{})
 	p.db.set(task, "finished", now())
 	p.db.set(task, "progress", 1.0)
 	switch {
@@ -99,6 +116,7 @@ func (p *Pool) finishTask(task *object, result any, err error) {
 		p.db.set(task, "result", taskResult(result))
 		p.db.set(task, "status", "success")
 	}
+	p.taskEnds[task.ref] = time.Now()
 	if destroyed {
 		p.db.remove(task)
 	}
@@ -130,6 +148,10 @@ func (c *call) admit(check func() error) error {
 		if !isCode(err, "OTHER_OPERATION_IN_PROGRESS") {
 			return err
 		}
+		if c.queued >= c.config.MaxQueue {
+			return fail("TOO_MANY_PENDING_TASKS")
+		}
+		c.queued++
 		changed := c.db.changed
 		waited := c.unlocked(func() error {
 			select {
@@ -141,6 +163,7 @@ func (c *call) admit(check func() error) error {
 				return c.ctx.Err()
 			}
 		})
+		c.queued--
 		if waited != nil {
 			return waited
 		}

@@ -282,7 +282,8 @@ func (r *replay) implied(class string) map[string]any {
 			}
 		}
 	case "VM":
-		return map[string]any{"power_state": "Halted", "domain_type": "hvm", "memory_static_max": json.Number("268435456"), "VCPUs_max": json.Number("1")}
+		return map[string]any{"power_state": "Halted", "domain_type": "hvm", "memory_static_max": json.Number("268435456"), "VCPUs_max": json.Number("1"),
+			"VCPUs_at_startup": json.Number("1")}
 	}
 	return map[string]any{}
 }

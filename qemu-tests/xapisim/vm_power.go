@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -29,7 +27,7 @@ func vmStart(c *call) (any, error) {
 		return nil, err
 	}
 	return nil, c.onVM(vm, "start", func() error {
-		if err := c.licensed("VM_start"); err != nil {
+		if err := c.mayStart(vm); err != nil {
 			return err
 		}
 		host := c.chooseHost(vm)
@@ -50,7 +48,7 @@ func vmStartOn(c *call) (any, error) {
 		return nil, err
 	}
 	return nil, c.onVM(vm, "start_on", func() error {
-		if err := c.licensed("VM_start"); err != nil {
+		if err := c.mayStart(vm); err != nil {
 			return err
 		}
 		if err := c.canBootHere(vm, host); err != nil {
@@ -60,76 +58,12 @@ func vmStartOn(c *call) (any, error) {
 	})
 }
 
-// canBootHere checks a host for a VM, in xapi's order (xapi-facts §6.3).
-func (p *Pool) canBootHere(vm, host *object) error {
-	if metrics := p.db.find("host_metrics", host.text("metrics")); metrics == nil || !metrics.boolean("live") {
-		return fail("HOST_NOT_LIVE")
+// mayStart is what the licence says of a start.
+func (p *Pool) mayStart(vm *object) error {
+	if err := p.licensed("VM_start"); err != nil {
+		return err
 	}
-	if !host.boolean("enabled") {
-		return fail("HOST_DISABLED", host.ref)
-	}
-	for _, vbd := range p.db.refs(vm, "VBDs", "VBD") {
-		if vdi := p.db.find("VDI", vbd.text("VDI")); vdi != nil {
-			if sr := p.db.find("SR", vdi.text("SR")); sr == nil || !p.plugged(sr, host.ref) {
-				return fail("VM_REQUIRES_SR", vm.ref, vdi.text("SR"))
-			}
-		}
-	}
-	for _, vif := range p.db.refs(vm, "VIFs", "VIF") {
-		network := p.db.find("network", vif.text("network"))
-		if network == nil || !p.networkOn(network, host) {
-			return fail("VM_REQUIRES_NETWORK", vm.ref, vif.text("network"))
-		}
-	}
-	need, free := vm.integer("memory_static_max")+vm.integer("memory_overhead"), p.freeMemory(host)
-	if need > free {
-		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(free, 10))
-	}
-	return nil
-}
-
-// networkOn tells whether a network can be attached on a host: through a PIF there, or because it is internal.
-func (p *Pool) networkOn(network, host *object) bool {
-	pifs := p.db.refs(network, "PIFs", "PIF")
-	return len(pifs) == 0 || slices.ContainsFunc(pifs, func(pif *object) bool { return pif.text("host") == host.ref })
-}
-
-// chooseHost prefers the VM's affinity, then the host with the most free memory; nil when none will do.
-func (p *Pool) chooseHost(vm *object) *object {
-	hosts := slices.DeleteFunc(p.db.all("host"), func(h *object) bool { return p.canBootHere(vm, h) != nil })
-	slices.SortStableFunc(hosts, func(a, b *object) int {
-		switch affinity := vm.text("affinity"); affinity {
-		case a.ref:
-			return -1
-		case b.ref:
-			return 1
-		}
-		return int((p.freeMemory(b) - p.freeMemory(a)) >> 20)
-	})
-	if len(hosts) == 0 {
-		return nil
-	}
-	return hosts[0]
-}
-
-func assertCanBootHere(c *call) (any, error) {
-	vm, err := c.object(0)
-	if err != nil {
-		return nil, err
-	}
-	host, err := c.object(1)
-	if err != nil {
-		return nil, err
-	}
-	return nil, c.canBootHere(vm, host)
-}
-
-func possibleHosts(c *call) (any, error) {
-	vm, err := c.object(0)
-	if err != nil {
-		return nil, err
-	}
-	return references(slices.DeleteFunc(c.db.all("host"), func(h *object) bool { return c.canBootHere(vm, h) != nil })), nil
+	return p.pinned(vm)
 }
 
 // boot starts a halted VM on a host.
