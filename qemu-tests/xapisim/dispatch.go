@@ -50,7 +50,8 @@ func written() map[string]handler {
 	out := map[string]handler{}
 	for _, table := range []map[string]handler{
 		sessionCalls, taskCalls, eventCalls, messageCalls, hostCalls, poolCalls,
-		srCalls, pbdCalls, vdiCalls, cbtCalls, networkCalls, vbdCalls, mediaCalls, vifCalls,
+		srCalls, pbdCalls, vdiCalls, cbtCalls, networkCalls, networkCreateCalls, vbdCalls, mediaCalls, vifCalls,
+		vifLockingCalls, vtpmCalls,
 		vmCalls, vmFieldCalls, vmPowerCalls, vmRebootCalls, vmSuspendCalls,
 	} {
 		maps.Copy(out, table)

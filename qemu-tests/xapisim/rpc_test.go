@@ -150,6 +150,19 @@ func TestSupportersSendClientsToTheCoordinator(t *testing.T) {
 			continue
 		}
 		supporter := dial(t, address, pool.Fingerprints()[n])
+		request, err := http.NewRequest(http.MethodPost, supporter.url, strings.NewReader(`{"method":"session.login_with_password","params":["a","b"],"id":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("X-XenAPI-Request-Host-Certificate-Thumbprint", "sha-256:master")
+		response, err := supporter.http.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if got := response.Header.Get("X-XenAPI-Response-Host-Certificate-Thumbprint"); got != pool.Fingerprint() {
+			t.Errorf("the coordinator's thumbprint is %q", got)
+		}
 		supporter.refuse("HOST_IS_SLAVE", []string{coordinator}, "session.login_with_password", "root", "xenroot")
 		supporter.session = c.session
 		supporter.refuse("HOST_IS_SLAVE", []string{coordinator}, "VM.get_all")

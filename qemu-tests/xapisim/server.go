@@ -160,14 +160,24 @@ func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
 	if fault.CutReply {
 		panic(http.ErrAbortHandler)
 	}
-	answer, err := request.reply(result, err)
-	if err != nil {
-		page(w, http.StatusInternalServerError, err.Error())
+	answer, failed := request.reply(result, err)
+	if failed != nil {
+		page(w, http.StatusInternalServerError, failed.Error())
 		return
+	}
+	if isCode(err, "HOST_IS_SLAVE") && r.Header.Get("X-XenAPI-Request-Host-Certificate-Thumbprint") == "sha-256:master" {
+		w.Header().Set("X-XenAPI-Response-Host-Certificate-Thumbprint", p.thumbprint(h))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	_, _ = w.Write(answer) // a client that has gone is no concern of the server
+}
+
+// thumbprint is that of the certificate of the host's coordinator, for clients that pin (xapi-facts §1.5).
+func (p *Pool) thumbprint(h *host) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return h.master.certificate.fingerprint
 }
 
 // pages are the texts of xapi's HTML pages that say nothing particular.

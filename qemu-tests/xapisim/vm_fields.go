@@ -17,7 +17,7 @@ var plainSetters = map[string]bool{
 	"VM.set_HVM_shadow_multiplier": true,
 	"VDI.set_name_label":           true, "VDI.set_name_description": true, "VDI.set_allow_caching": true,
 	"SR.set_name_label": true, "SR.set_name_description": true, "SR.set_shared": true, "SR.set_physical_size": true,
-	"network.set_default_locking_mode": true, "VIF.set_locking_mode": true,
+	"network.set_default_locking_mode": true,
 }
 
 // vmFieldCalls are setters of VM fields that have conditions.
