@@ -139,8 +139,8 @@ func (p *Pool) canShare(vbd, vdi *object) error {
 		return nil
 	}
 	for _, other := range p.attachments(vdi) {
-		if holder := p.db.find("VM", other.text("VM")); holder == nil || holder.boolean("is_control_domain") || holder.text("power_state") == "Suspended" {
-			continue // these do not count here
+		if holder := p.db.find("VM", other.text("VM")); holder == nil || holder.text("power_state") == "Suspended" {
+			continue // it does not count; what dom0 holds the storage driver refuses
 		}
 		if other != vbd && (other.text("mode") == "RW" || vbd.text("mode") == "RW") {
 			return fail("VDI_IN_USE", vdi.ref)
