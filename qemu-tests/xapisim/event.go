@@ -126,6 +126,9 @@ func (p *Pool) eventsSince(subscriptions []subscription, since uint64) (events [
 	var adds, mods []*object
 	var dels []any
 	for class, table := range p.db.tables {
+		if class == "message" && since == 0 {
+			continue // the first answer tells of no message (transcripts)
+		}
 		for ref, o := range table {
 			if o.modified <= since || !wanted(subscriptions, class, ref) {
 				continue

@@ -1,6 +1,7 @@
 package xapisim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -90,9 +91,10 @@ func checkHVM(vm, host *object) error {
 	return nil
 }
 
-// checkMemory wants room for the least that the VM may be given.
+// checkMemory wants room for the least that the VM may be given, or for all of it where no such limit is set.
 func (p *Pool) checkMemory(vm, host *object) error {
-	need, free := vm.integer("memory_dynamic_min")+vm.integer("memory_overhead"), p.freeMemory(host)
+	least := cmp.Or(vm.integer("memory_dynamic_min"), vm.integer("memory_static_max"))
+	need, free := least+vm.integer("memory_overhead"), p.freeMemory(host)
 	if need > free {
 		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(free, 10))
 	}
