@@ -24,7 +24,8 @@
 //	            +------- domain.go: one Guest a running VM, started by a World
 //	            ^
 //	       data handlers (exchange.go): 200 at once, then the data, of which only the task tells
-//	       PUT /import (import.go), /import_raw_vdi (raw_import.go), GET /export_raw_vdi (raw_export.go; vhd/)
+//	       PUT /import (import.go), /import_raw_vdi (raw_import.go), GET /export_raw_vdi (raw_export.go; vhd/),
+//	       GET /export, /export_metadata (export.go)
 //
 // A VM that boots from a disk of a delegate template, or from a copy of one, is started in Config.World; such a template is
 // what AddDelegateTemplate makes, or an imported VM with the mark of one. Every other VM gets a built-in guest that has

@@ -1,6 +1,7 @@
 package xapisim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,9 @@ type dataHandler struct {
 	admit func(*exchange) *refusal
 	// check is what the handler does in its task before it answers with 200; nil for nothing.
 	check func(*exchange) *refusal
-	// head gives the further lines of the answer; nil for none.
-	head func(*exchange) []string
+	// protocol is the version of HTTP in the answer; "" for 1.1. head gives its further lines; nil for none.
+	protocol string
+	head     func(*exchange) []string
 	// run moves the data. The caller holds Pool.mu. The stream ends early when the client closes.
 	run func(x *exchange, c *call, stream io.ReadWriter) (any, error)
 }
@@ -31,6 +33,15 @@ var dataHandlers = map[string]dataHandler{
 	"/import": {
 		method: http.MethodPut, action: "put_import", label: "VM.import",
 		admit: (*exchange).admitImport, check: (*exchange).checkImport, run: (*exchange).runImport,
+	},
+	"/export": {
+		method: http.MethodGet, action: "get_export", label: "VM.export", protocol: "1.0",
+		admit: (*exchange).admitExport, check: (*exchange).checkExport, head: (*exchange).headOfExport, run: (*exchange).runExport,
+	},
+	"/export_metadata": {
+		method: http.MethodGet, action: "get_export_metadata", label: "VM.export_metadata", protocol: "1.0",
+		admit: (*exchange).admitExportMetadata, check: (*exchange).checkExportMetadata, head: (*exchange).headOfMetadata,
+		run: (*exchange).runExportMetadata,
 	},
 	"/import_raw_vdi": {
 		method: http.MethodPut, action: "put_import_raw_vdi", label: "Importing raw VDI",
@@ -50,7 +61,9 @@ type exchange struct {
 	request *http.Request
 	task    *object
 
-	sr, vdi *object
+	sr, vdi, vm *object
+	vms         []*object
+	metadata    []byte // the whole of what /export_metadata answers
 }
 
 // serveData answers a request to a data handler: everything that can be refused beforehand is refused, then 200 is sent,
@@ -134,7 +147,7 @@ func (x *exchange) enter() *refusal {
 // carryOut sends the early answer and moves the data. What has gone wrong follows as a second HTTP answer inside the first
 // one's body.
 func (x *exchange) carryOut(ctx context.Context, s *stream, fault Rule) {
-	lines := []string{"HTTP/1.1 200 OK", "Connection: close", "Cache-Control: no-cache, no-store", "task-id:" + x.task.ref}
+	lines := []string{"HTTP/" + cmp.Or(x.protocol, "1.1") + " 200 OK", "Connection: close", "Cache-Control: no-cache, no-store", "task-id:" + x.task.ref}
 	if x.head == nil {
 		lines = append(lines, "content-type: application/octet-stream")
 	} else {

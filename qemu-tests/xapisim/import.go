@@ -33,11 +33,6 @@ func (x *exchange) admitImport() *refusal {
 }
 
 func (x *exchange) checkImport() *refusal {
-	for _, option := range []string{"restore", "force"} {
-		if x.request.URL.Query().Get(option) == "true" {
-			return failed(badRequest, fail("NOT_IMPLEMENTED", "import with "+option+"=true"))
-		}
-	}
 	switch {
 	case x.sr.text("content_type") == "iso":
 		return failed(badRequest, fail("SR_OPERATION_NOT_SUPPORTED"))
@@ -48,7 +43,9 @@ func (x *exchange) checkImport() *refusal {
 }
 
 func (x *exchange) runImport(c *call, body io.ReadWriter) (any, error) {
-	vms, err := c.importXVA(body, x.sr)
+	set := func(option string) bool { return x.request.URL.Query().Get(option) == "true" }
+	i := &importation{call: c, sr: x.sr, made: map[string]*object{}, restore: set("restore"), force: set("force")}
+	vms, err := i.importXVA(body)
 	if err != nil {
 		return nil, err
 	}
@@ -62,44 +59,64 @@ type importation struct {
 	sr       *object
 	made     map[string]*object // by the id in the file
 	networks []*object          // that had to be made
+
+	restore bool // identities are kept, and a VM that is there already is replaced
+	force   bool // wrong checksums are passed over, and a failure leaves what was made
 }
 
 // importXVA makes the objects of an XVA and fills their disks. The caller holds Pool.mu. A failure removes all that was
-// made.
-func (c *call) importXVA(body io.Reader, sr *object) (vms []string, err error) {
-	i := &importation{call: c, sr: sr, made: map[string]*object{}}
-	err = c.unlocked(func() (err error) {
+// made, unless it is forced.
+func (i *importation) importXVA(body io.Reader) (vms []string, err error) {
+	err = i.unlocked(func() (err error) {
 		i.reader, err = xva.NewReader(body)
 		return err
 	})
 	if err != nil {
 		return nil, importError(err)
 	}
+	i.reader.Force = i.force
+	if err := i.acceptable(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		for _, o := range i.made {
-			c.db.take(o, "current_operations", c.task)
+			i.db.take(o, "current_operations", i.task)
 		}
-		if err != nil {
+		if err != nil && !i.force {
 			i.undo()
 		}
 	}()
 	if err := i.createObjects(); err != nil {
 		return nil, err
 	}
-	if task := c.db.find("task", c.task); task != nil {
-		c.db.put(task, "other_config", "object_creation", "complete")
+	if task := i.db.find("task", i.task); task != nil {
+		i.db.put(task, "other_config", "object_creation", "complete")
 	}
 	if err := i.fillDisks(); err != nil {
 		return nil, err
 	}
+	return i.vms(), i.refreshSizes(i.sr)
+}
+
+// vms are the outcome: the VMs that are no snapshots, or all of them when there is nothing else.
+func (i *importation) vms() []string {
+	var vms, snapshots []string
 	for _, o := range i.reader.Objects() {
-		if o.Class == "VM" {
-			vm := i.made[o.ID]
+		if o.Class != "VM" {
+			continue
+		}
+		vm := i.made[o.ID]
+		i.noteDelegate(vm)
+		if vm.boolean("is_a_snapshot") {
+			snapshots = append(snapshots, vm.ref)
+		} else {
 			vms = append(vms, vm.ref)
-			c.noteDelegate(vm)
 		}
 	}
-	return vms, c.refreshSizes(sr)
+	if vms == nil {
+		return snapshots
+	}
+	return vms
 }
 
 // noteDelegate makes the machines that boot from the disks of a delegate's template, or from copies of them, start in
@@ -118,7 +135,7 @@ func (i *importation) createObjects() error {
 	for _, step := range []struct {
 		class  string
 		create func(xva.Object, map[string]any) (*object, error)
-	}{{"VDI", i.createDisk}, {"VM", i.createVM}, {"network", i.findNetwork}, {"VBD", i.createVBD}, {"VIF", i.createVIF}} {
+	}{{"VDI", i.createDisk}, {"VM_guest_metrics", i.createMetrics}, {"VM_metrics", i.createMetrics}, {"VM", i.createVM}, {"network", i.findNetwork}, {"VBD", i.createVBD}, {"VIF", i.createVIF}} {
 		for _, o := range i.reader.Objects() {
 			if o.Class != step.class {
 				continue
@@ -135,12 +152,12 @@ func (i *importation) createObjects() error {
 				continue
 			}
 			i.made[o.ID] = made
-			if operation := map[string]string{"VDI": "blocked", "VM": "import"}[o.Class]; operation != "" {
+			if operation := map[string]string{"VDI": "blocked", "VM": "import"}[o.Class]; operation != "" && !(i.force && o.Class == "VM") {
 				i.db.put(made, "current_operations", i.task, operation)
 			}
 		}
 	}
-	return nil
+	return i.linkVMs()
 }
 
 // jsonLike turns a value of an XVA into what the decoder of calls takes.
@@ -194,35 +211,6 @@ func (i *importation) createDisk(o xva.Object, values map[string]any) (made *obj
 	return made, err
 }
 
-// createVM gives the VM a new identity; references into the exporting pool lead nowhere here.
-func (i *importation) createVM(o xva.Object, values map[string]any) (*object, error) {
-	if snapshot, _ := o.Snapshot["is_a_snapshot"].(bool); snapshot {
-		return nil, fail("NOT_IMPLEMENTED", "import of a VM with snapshots")
-	}
-	otherConfig := map[string]string{}
-	for name, value := range values["other_config"].(map[string]string) {
-		otherConfig[name] = value
-	}
-	otherConfig["mac_seed"], otherConfig["import_task"] = newUUID(), i.task
-	values["other_config"] = otherConfig
-	for _, field := range []string{"affinity", "suspend_VDI", "suspend_SR", "appliance"} {
-		values[field] = nullRef
-	}
-	for _, field := range []string{"uuid", "blocked_operations", "version"} {
-		delete(values, field)
-	}
-	values["power_state"], values["generation_id"] = "Halted", newUUID()
-	vm := i.newVM(values)
-	if vm.text("domain_type") == "hvm" && vm.table("platform")["device-model"] == "" {
-		model := "qemu-upstream-compat"
-		if vm.table("HVM_boot_params")["firmware"] == "uefi" {
-			model = "qemu-upstream-uefi"
-		}
-		i.db.put(vm, "platform", "device-model", model)
-	}
-	return vm, nil
-}
-
 // findNetwork maps a network by name, then by bridge, else makes an internal one. A network without a VIF is not needed.
 func (i *importation) findNetwork(o xva.Object, values map[string]any) (*object, error) {
 	if !slices.ContainsFunc(i.reader.Objects(), func(vif xva.Object) bool { return vif.Class == "VIF" && vif.Text("network") == o.ID }) {
@@ -244,8 +232,12 @@ func (i *importation) findNetwork(o xva.Object, values map[string]any) (*object,
 
 // createVBD attaches what was imported; a drive whose medium was not comes empty.
 func (i *importation) createVBD(o xva.Object, values map[string]any) (*object, error) {
-	delete(values, "uuid")
-	values["VM"], values["VDI"] = i.made[o.Text("VM")].ref, nullRef
+	vm, err := i.vmOf(o)
+	if err != nil {
+		return nil, err
+	}
+	i.keepUUID(o, values)
+	values["VM"], values["VDI"] = vm.ref, nullRef
 	if vdi := i.made[o.Text("VDI")]; vdi != nil && values["empty"] != true {
 		values["VDI"] = vdi.ref
 	} else {
@@ -256,10 +248,15 @@ func (i *importation) createVBD(o xva.Object, values map[string]any) (*object, e
 }
 
 func (i *importation) createVIF(o xva.Object, values map[string]any) (*object, error) {
-	delete(values, "uuid")
-	vm := i.made[o.Text("VM")]
+	vm, err := i.vmOf(o)
+	if err != nil {
+		return nil, err
+	}
+	i.keepUUID(o, values)
 	values["VM"], values["network"] = vm.ref, i.made[o.Text("network")].ref
-	values["MAC"], values["MAC_autogenerated"] = macOf(vm.table("other_config")["mac_seed"], deviceNumber(o.Text("device"))), true
+	if !i.restore {
+		values["MAC"], values["MAC_autogenerated"] = macOf(vm.table("other_config")["mac_seed"], deviceNumber(o.Text("device"))), true
+	}
 	values["currently_attached"] = false
 	return i.db.insert("VIF", values), nil
 }
@@ -302,7 +299,7 @@ func (i *importation) fillDisks() error {
 
 // undo removes what a failed import has made. Nobody else has got at it: current_operations held everybody off.
 func (i *importation) undo() {
-	for _, class := range []string{"VBD", "VIF", "VM", "VDI"} {
+	for _, class := range []string{"VBD", "VIF", "VM", "VM_metrics", "VM_guest_metrics", "VDI"} {
 		for _, o := range i.made {
 			switch {
 			case o.class.Name != class:
@@ -332,6 +329,8 @@ func importError(err error) error {
 		return err
 	case errors.Is(err, xva.ErrTruncated), errors.Is(err, xva.ErrNoArchive):
 		return fail("IMPORT_ERROR_PREMATURE_EOF")
+	case errors.Is(err, xva.ErrField):
+		return wrapped(failure("Field " + flaw.Expected + " not present in rpc"))
 	case errors.Is(err, xva.ErrUnexpected) && flaw.Expected == "ova.xml":
 		return fail("IMPORT_ERROR_UNEXPECTED_FILE", flaw.Expected, flaw.Found)
 	case errors.Is(err, xva.ErrReference):

@@ -63,11 +63,13 @@ func TestImportRefusesBadFiles(t *testing.T) {
 		"a dangling reference": {bytes.Replace(file, []byte("<name>VDI</name><value>Ref:0003"), []byte("<name>VDI</name><value>Ref:0009"), 1),
 			[]string{"IMPORT_ERROR_FAILED_TO_FIND_OBJECT", "Ref:0009"}},
 		"a field of the wrong type": {bytes.Replace(file, []byte("<name>VCPUs_max</name><value>2"), []byte("<name>VCPUs_max</name><value>x"), 1), []string{"IMPORT_ERROR", `INTERNAL_ERROR: [ Failure("Expected int64`}},
-		"a field missing":           {bytes.Replace(file, []byte("<name>VCPUs_max</name>"), []byte("<name>VCPUs_xam</name>"), 1), []string{"IMPORT_ERROR", "INTERNAL_ERROR: [ Failure("}},
-		"no first chunk":            {slices.Concat(file[:first], file[second:]), []string{"IMPORT_ERROR", "INTERNAL_ERROR: [ Failure("}},
-		"no last chunk":             {slices.Concat(file[:second], make([]byte, 1024)), []string{"IMPORT_ERROR", "INTERNAL_ERROR: [ Failure("}},
-		"metadata not first":        {file[first:], []string{"IMPORT_ERROR_UNEXPECTED_FILE", "ova.xml", "Ref:0003/00000000"}},
-		"noise":                     {imageContent(t, 2*mib), []string{"IMPORT_ERROR_PREMATURE_EOF"}},
+		"a field missing":           {bytes.Replace(file, []byte("<name>VCPUs_max</name>"), []byte("<name>VCPUs_xam</name>"), 1), []string{"IMPORT_ERROR", `INTERNAL_ERROR: [ Failure("Field VCPUs_max not present in rpc") ]`}},
+		"a newer xapi": {bytes.Replace(file, []byte("<name>xapi_major</name><value>1</value></member><member><name>xapi_minor</name><value>20<"),
+			[]byte("<name>xapi_major</name><value>27</value></member><member><name>xapi_minor</name><value>0<"), 1), []string{"IMPORT_INCOMPATIBLE_VERSION"}},
+		"no first chunk":     {slices.Concat(file[:first], file[second:]), []string{"IMPORT_ERROR", "INTERNAL_ERROR: [ Failure("}},
+		"no last chunk":      {slices.Concat(file[:second], make([]byte, 1024)), []string{"IMPORT_ERROR", "INTERNAL_ERROR: [ Failure("}},
+		"metadata not first": {file[first:], []string{"IMPORT_ERROR_UNEXPECTED_FILE", "ova.xml", "Ref:0003/00000000"}},
+		"noise":              {imageContent(t, 2*mib), []string{"IMPORT_ERROR_PREMATURE_EOF"}},
 	} {
 		task := c.text("task.create", "import", "")
 		query := url.Values{"session_id": {c.session}, "task_id": {task}, "sr_id": {c.one("SR", "shared")}}
@@ -161,7 +163,7 @@ func TestImportChoosesTheSR(t *testing.T) {
 		"unknown":      {url.Values{"sr_id": {"OpaqueRef:bad"}}, 500, nowhere},
 		"unplugged":    {url.Values{"sr_id": {refs["unplugged"]}}, 500, nowhere},
 		"media":        {url.Values{"sr_id": {refs["media"]}}, 400, []string{"SR_OPERATION_NOT_SUPPORTED"}},
-		"full restore": {url.Values{"restore": {"true"}}, 400, []string{"NOT_IMPLEMENTED", "import with restore=true"}},
+		"unknown flag": {url.Values{"full_restore": {"true"}}, 200, nil},
 	} {
 		task := c.text("task.create", "import", "")
 		test.query.Set("session_id", c.session)

@@ -33,6 +33,7 @@ type Pool struct {
 	registrations   map[string]*registration      // of event.register, by session
 	domains         map[string]*domain            // by VM
 	domainID        int64                         // the last one given
+	exports         int                           // ids given out in exported files
 	garbage         map[string]bool               // SRs whose new volumes are full of noise
 	delegateDisks   map[string]bool               // VDIs that are, or were copied from, the disk of a delegate template
 	driverless      map[string]bool               // uuids of VMs whose built-in guest has no drivers
