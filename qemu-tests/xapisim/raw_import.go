@@ -98,8 +98,9 @@ func (x *exchange) contentLength() int64 {
 
 func (x *exchange) runImportRaw(c *call, body io.ReadWriter) (any, error) {
 	err := c.withDom0(x.host, x.vdi, "RW", func() error {
-		path, size, format := c.volumePath(x.vdi), x.vdi.integer("virtual_size"), "raw"
-		if format, _ = x.rawFormat(); format == "vhd" && c.garbage[x.vdi.text("SR")] {
+		path, size := c.volumePath(x.vdi), x.vdi.integer("virtual_size")
+		format, _ := x.rawFormat()
+		if format == "vhd" && c.garbage[x.vdi.text("SR")] {
 			return errors.New("the tool writes VHDs only to what is zero before")
 		}
 		_, chunked := x.option("chunked")
