@@ -20,7 +20,8 @@ type Config struct {
 	Username string   // "root"
 	Password string   // "xenroot"
 	World    World    // starts delegates; without one, starting a delegate is an error
-	Address  string   // of the first host, the others follow; a fresh 127.77.n.1. All hosts listen on one port.
+	Address  string   // of the first host, the others follow; a fresh 127.77.n.1
+	Port     int      // on which all hosts listen; one that is free on all their addresses
 
 	HostMemory int64    // 64 GiB, bytes each host has
 	Restricted []string // licence features that the pool lacks, by name ("CBT", "Checkpoint"); see Pool.Restrict
@@ -68,6 +69,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Address = cmp.Or(c.Address, fmt.Sprintf("127.77.%d.1", pools.Add(1)%256))
 	if ip := net.ParseIP(c.Address).To4(); ip == nil || int(ip[3])+c.Hosts > 256 {
 		return c, fmt.Errorf("xapisim: Config.Address %q: want an IPv4 address with room for %d hosts after it", c.Address, c.Hosts)
+	}
+	if c.Port < 0 || c.Port > 65535 {
+		return c, fmt.Errorf("xapisim: Config.Port %d: want 1 to 65535, or 0 for any", c.Port)
 	}
 	if len(c.Networks) == 0 {
 		c.Networks = []string{"Pool-wide network 0"}

@@ -64,7 +64,7 @@ func New(config Config) (*Pool, error) {
 		logs: map[string]*cbtLog{}, chain: map[string]*link{}, capacities: map[string]int64{}, ballast: map[string]int64{}, coalescing: map[string]bool{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	listeners, err := listen(net.ParseIP(config.Address), config.Hosts)
+	listeners, err := listen(net.ParseIP(config.Address), config.Port, config.Hosts)
 	if err != nil {
 		return nil, fmt.Errorf("xapisim: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -49,13 +50,16 @@ const (
 	hostServing
 )
 
-// listen opens one listener a host, on consecutive loopback addresses and one port, so that the bare address of a
-// HOST_IS_SLAVE error can be dialled at the port that the client already uses.
-func listen(first net.IP, hosts int) ([]net.Listener, error) {
-	const attempts = 20
+// listen opens one listener a host, on consecutive addresses and one port, so that the bare address of a HOST_IS_SLAVE
+// error can be dialled at the port that the client already uses. Port 0 is any that is free on all addresses.
+func listen(first net.IP, port, hosts int) ([]net.Listener, error) {
+	attempts := 20
+	if port != 0 {
+		attempts = 1
+	}
 	var failed error
 	for range attempts {
-		listeners, err := listenOnce(first, hosts)
+		listeners, err := listenOnce(first, strconv.Itoa(port), hosts)
 		if err == nil {
 			return listeners, nil
 		}
@@ -64,9 +68,8 @@ func listen(first net.IP, hosts int) ([]net.Listener, error) {
 	return nil, fmt.Errorf("listen on %d addresses from %s: %w", hosts, first, failed)
 }
 
-func listenOnce(first net.IP, hosts int) ([]net.Listener, error) {
+func listenOnce(first net.IP, port string, hosts int) ([]net.Listener, error) {
 	var listeners []net.Listener
-	port := "0"
 	for n := range hosts {
 		l, err := net.Listen("tcp", net.JoinHostPort(nextIP(first, n).String(), port))
 		if err != nil {
