@@ -22,7 +22,7 @@ RESULTS ?= bench
 VERSION := $(shell cat VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ci nightly bench bench-boot scale vuln fuzz chaos build image image-lock e2e xen xen-hvm clean
+.PHONY: help demo test lint ci nightly bench bench-boot scale vuln fuzz chaos build image image-lock e2e xen xen-hvm foreign clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -57,6 +57,16 @@ xen-hvm: image ## the XVA's own disk booted as an HVM guest of Xen
 	hack/deps e2e
 	$(GO) test -tags xenhvm -count=1 -timeout 25m ./qemu-tests/xen/...
 
+foreign: qemu-tests/foreign/node_modules/.package-lock.json ## simulated pools driven by clients that others wrote (npm's xen-api and @xen-orchestra/xva)
+	hack/deps foreign
+	$(GO) test -tags foreign -count=1 -timeout 10m ./qemu-tests/foreign/...
+
+# npm writes this file last, so that it stands for a whole installation.
+qemu-tests/foreign/node_modules/.package-lock.json: qemu-tests/foreign/package.json qemu-tests/foreign/package-lock.json
+	hack/deps foreign
+	cd qemu-tests/foreign && npm ci
+	touch $@
+
 bench-boot: image ## boot times in QEMU by firmware, medians of five
 	hack/deps e2e
 	$(GO) test -tags e2e -run '^$$' -bench Boot -benchtime 5x -timeout 40m ./qemu-tests/e2e
@@ -71,12 +81,13 @@ lint: $(LINT) ## gofmt, vet, staticcheck, import rules, tidy module files
 $(LINT): hack/tools/go.mod hack/tools/go.sum
 	cd hack/tools && $(GO) build -o ../../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-ci: ## what every change must pass: lint, the tests, the worlds qemu and xen
+ci: ## what every change must pass: lint, the tests, the worlds qemu and xen, foreign clients
 	hack/timed lint $(MAKE) lint
 	hack/timed test $(MAKE) test
 	hack/timed image $(MAKE) image
 	hack/timed e2e $(MAKE) e2e
 	hack/timed xen $(MAKE) xen
+	hack/timed foreign $(MAKE) foreign
 
 nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, properties, chaos
 	hack/timed xen-hvm $(MAKE) xen-hvm

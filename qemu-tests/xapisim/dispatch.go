@@ -88,6 +88,9 @@ func (p *Pool) dispatch(client context.Context, h *host, request envelope, fault
 	class, method, _ := strings.Cut(name, ".")
 	run := p.handlers[name]
 	if run == nil {
+		if result, known := p.system(request.method, request.params); known {
+			return result, nil
+		}
 		return nil, fail("MESSAGE_METHOD_UNKNOWN", name)
 	}
 	m := p.db.model.Classes[class].Messages[method]

@@ -97,8 +97,10 @@ func (p *Pool) serve(h *host, listener net.Listener) {
 	h.life, h.end = context.WithCancel(p.ctx)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
-	for path, handler := range dataHandlers {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { p.serveData(h, handler, w, r) })
+	for prefix, handler := range dataHandlers {
+		for _, path := range []string{prefix, prefix + "/"} { // xapi looks for the longest prefix that it knows
+			mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { p.serveData(h, handler, w, r) })
+		}
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.elsewhere(h, w, r) })
 	server := &http.Server{
