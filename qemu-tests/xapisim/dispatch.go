@@ -105,6 +105,7 @@ func (p *Pool) dispatch(client context.Context, h *host, request envelope, fault
 	if fault.Error != nil {
 		run = func(*call) (any, error) { return nil, fault.Error }
 	}
+	run = slowed(run, fault)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if class == "task" {
@@ -162,4 +163,22 @@ func (c *call) takeArguments(args []any) error {
 		c.args = append(c.args, value)
 	}
 	return nil
+}
+
+// slowed makes a call take longer, by what a rule says.
+func slowed(run handler, fault Rule) handler {
+	if fault.Slow == 0 && fault.BytesPerSecond == 0 {
+		return run
+	}
+	return func(c *call) (any, error) {
+		err := c.unlocked(func() error {
+			sleep(c.ctx, fault.Slow)
+			return c.ctx.Err()
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.ctx = paced(c.ctx, fault.BytesPerSecond)
+		return run(c)
+	}
 }

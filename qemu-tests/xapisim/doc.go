@@ -32,6 +32,9 @@
 // drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with
 // NOT_IMPLEMENTED, so that it cannot be taken for one that works.
 //
+// Rules make it go wrong on purpose (Pool.Fault, ParseFaults): each request passes them before it is dispatched, each byte of a
+// connection (fault_connection.go) passes them inside TLS.
+//
 // Hosts fail from Go: CrashHost, BootHost, RestartToolstack, Promote, Trouble (failover.go). A client meets, in this order:
 // connections that break, members that answer HOST_IS_SLAVE with the old coordinator's address, HOST_STILL_BOOTING while a
 // toolstack starts (Config.BootDelay), then HOST_IS_SLAVE with the new one's address and SESSION_INVALID there for every

@@ -73,13 +73,7 @@ func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r 
 		p.elsewhere(h, w, r)
 		return
 	}
-	fault := p.faults.take("http/" + handler.action)
-	if fault.Delay > 0 && !sleep(r.Context(), fault.Delay) {
-		return
-	}
-	if fault.Cut {
-		panic(http.ErrAbortHandler)
-	}
+	fault := p.strike(r, "http/"+handler.action, r.URL.Query())
 	x := &exchange{Pool: p, dataHandler: handler, host: h, request: r}
 	refused := x.enter()
 	if refused != nil && !refused.bare {
@@ -116,7 +110,7 @@ func (p *Pool) serveData(h *host, handler dataHandler, w http.ResponseWriter, r 
 			x.refuseBare(ctx, connection, refused)
 			return
 		}
-		x.carryOut(ctx, &stream{Conn: connection, buffered: buffered.Reader, cutAfter: fault.CutAfter}, fault)
+		x.carryOut(ctx, &stream{Conn: connection, buffered: buffered.Reader}, fault)
 	})
 }
 
@@ -171,7 +165,13 @@ func (x *exchange) carryOut(ctx context.Context, s *stream, fault Rule) {
 	x.finishTask(x.task, result, err)
 	x.mu.Unlock()
 
-	if err != nil && !fault.CutReply {
+	if fault.HangReply {
+		_, _ = io.Copy(io.Discard, s.Conn) // until the client or the pool has gone
+	}
+	if fault.CutReply || fault.HangReply {
+		return
+	}
+	if err != nil {
 		writeLate(s.Conn, pageText(asError(err)))
 	}
 	linger(ctx, s.Conn)
@@ -209,47 +209,14 @@ func linger(ctx context.Context, connection net.Conn) {
 type stream struct {
 	net.Conn
 	buffered io.Reader
-	cutAfter int64 // bytes of data after which a fault cuts the connection; 0 for no fault
-	moved    int64
 }
 
 func (s *stream) Read(p []byte) (int, error) {
-	if p = s.allowed(p); len(p) == 0 {
-		return 0, io.EOF
-	}
 	n, err := s.buffered.Read(p)
-	s.count(n)
 	if err != nil {
 		err = io.EOF
 	}
 	return n, err
-}
-
-func (s *stream) Write(p []byte) (int, error) {
-	part := s.allowed(p)
-	if len(part) == 0 && len(p) > 0 {
-		return 0, net.ErrClosed
-	}
-	n, err := s.Conn.Write(part)
-	s.count(n)
-	if err == nil && n < len(p) {
-		err = net.ErrClosed
-	}
-	return n, err
-}
-
-// allowed is how much may still be moved before the cut.
-func (s *stream) allowed(p []byte) []byte {
-	if s.cutAfter == 0 {
-		return p
-	}
-	return p[:min(int64(len(p)), s.cutAfter-s.moved)]
-}
-
-func (s *stream) count(n int) {
-	if s.moved += int64(n); s.cutAfter > 0 && s.moved == s.cutAfter {
-		_ = s.Close()
-	}
 }
 
 // CloseWrite ends the sending side.

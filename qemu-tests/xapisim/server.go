@@ -105,12 +105,13 @@ func (p *Pool) serve(h *host, listener net.Listener) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { p.elsewhere(h, w, r) })
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
+		ErrorLog:    log.New(io.Discard, "", 0), // clients that refuse the certificate are part of the tests
+		ConnContext: connectionContext,
 	}
 	h.server = server
-	tlsListener := tls.NewListener(listener, &tls.Config{
+	tlsListener := &faultyListener{listener, p, &tls.Config{
 		Certificates: []tls.Certificate{h.certificate.pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-	})
+	}}
 	p.group.Go(func() {
 		_ = server.Serve(tlsListener) // always ends with http.ErrServerClosed
 	})
@@ -154,17 +155,7 @@ func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
 		page(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	fault := p.faults.take(request.method)
-	if fault.Delay > 0 && !sleep(r.Context(), fault.Delay) {
-		return
-	}
-	if fault.Cut {
-		panic(http.ErrAbortHandler)
-	}
-	result, err := p.dispatch(r.Context(), h, request, fault)
-	if fault.CutReply {
-		panic(http.ErrAbortHandler)
-	}
+	result, err := p.carry(h, r, request)
 	answer, failed := request.reply(result, err)
 	if failed != nil {
 		page(w, http.StatusInternalServerError, failed.Error())
@@ -176,6 +167,14 @@ func (p *Pool) jsonrpc(h *host, w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	_, _ = w.Write(answer) // a client that has gone is no concern of the server
+}
+
+// carry has a call carried out, with what the rules for faults do to it before and after, whatever its dialect.
+func (p *Pool) carry(h *host, r *http.Request, request envelope) (any, error) {
+	fault := p.strike(r, request.method, request.params)
+	result, err := p.dispatch(r.Context(), h, request, fault)
+	p.strikeReply(r, fault)
+	return result, err
 }
 
 // thumbprint is that of the certificate of the host's coordinator, for clients that pin (xapi-facts §1.5).

@@ -86,7 +86,7 @@ func copyVolume(ctx context.Context, from, to string, size int64, progress func(
 	if info.Size() > size {
 		return fmt.Errorf("the source has %d bytes, more than %d", info.Size(), size)
 	}
-	if unix.IoctlFileClone(int(target.Fd()), int(source.Fd())) != nil { // refused by most file systems: copy
+	if pace(ctx) > 0 || unix.IoctlFileClone(int(target.Fd()), int(source.Fd())) != nil { // refused by most file systems: copy
 		if err := copyData(ctx, source, target, info.Size(), progress); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func copyData(ctx context.Context, source, target *os.File, size int64, progress
 				return err
 			}
 			offset += n
-			if err := ctx.Err(); err != nil {
+			if err := took(ctx, n); err != nil {
 				return err
 			}
 			if progress != nil {

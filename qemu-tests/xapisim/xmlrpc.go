@@ -75,7 +75,7 @@ func (p *Pool) xmlrpc(h *host, w http.ResponseWriter, r *http.Request) {
 	for _, param := range request.Params {
 		e.params = append(e.params, param.json())
 	}
-	result, err := p.dispatch(r.Context(), h, e, Rule{})
+	result, err := p.carry(h, r, e)
 	w.Header().Set("Content-Type", "text/xml")
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	_, _ = io.WriteString(w, xmlAnswer(result, err)) // a client that has gone is no concern of the server

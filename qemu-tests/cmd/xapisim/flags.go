@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,10 +16,10 @@ import (
 
 // options are the flags as they were given.
 type options struct {
-	name, address, username, password, dir string
-	hosts, port                            int
-	srs, networks, vms                     []string
-	asJSON                                 bool
+	name, address, username, password, dir, faults string
+	hosts, port                                    int
+	srs, networks, vms                             []string
+	asJSON                                         bool
 }
 
 // plan is what the flags ask for.
@@ -26,6 +27,7 @@ type plan struct {
 	config    xapisim.Config
 	temporary bool // a folder is made for the disks, and removed at the end
 	vms       []xapisim.VMConfig
+	faults    xapisim.Faults
 	asJSON    bool
 }
 
@@ -44,6 +46,7 @@ func (o *options) flags(command *cobra.Command) {
 	f.StringArrayVar(&o.vms, "vm", nil,
 		"a VM with its disks, `NAME[:SIZE,…][,sr=NAME][,memory=SIZE][,vcpus=NUMBER][,firmware=bios|uefi][,running][,no-drivers]`")
 	f.StringVar(&o.dir, "dir", "", "`folder` of the disks, which stays (default: a temporary one, removed at the end)")
+	f.StringVar(&o.faults, "faults", "", "JSON `file` of rules that make calls go wrong")
 	f.BoolVar(&o.asJSON, "json", false, "print one JSON document instead of a table")
 }
 
@@ -70,6 +73,15 @@ func (o *options) plan() (plan, error) {
 		}
 		vm.Networks = o.networks[:1]
 		p.vms = append(p.vms, vm)
+	}
+	if o.faults != "" {
+		data, err := os.ReadFile(o.faults)
+		if err != nil {
+			return plan{}, fmt.Errorf("--faults: %w", err)
+		}
+		if p.faults, err = xapisim.ParseFaults(data); err != nil {
+			return plan{}, fmt.Errorf("--faults %s: %w", o.faults, err)
+		}
 	}
 	return p, nil
 }

@@ -88,6 +88,7 @@ func serve(ctx context.Context, p plan, stdout io.Writer) (err error) {
 		}
 		d.VMs = append(d.VMs, vmDescription{Name: vm.Name, UUID: added.UUID, VDIs: added.VDIs})
 	}
+	p.faults.Add(pool)
 	if err := d.print(stdout, p.asJSON); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,8 +48,18 @@ func program(t *testing.T, arguments ...string) (*exec.Cmd, *bufio.Reader) {
 	return command, bufio.NewReader(out)
 }
 
-// post makes one call by plain HTTPS, with the certificate pinned.
-func post(t *testing.T, d description, method string, params ...any) (result any) {
+// post makes one call that must succeed.
+func post(t *testing.T, d description, method string, params ...any) any {
+	t.Helper()
+	result, refusal := try(t, d, method, params...)
+	if refusal != nil {
+		t.Fatal(method, refusal)
+	}
+	return result
+}
+
+// try makes one call by plain HTTPS, with the certificate pinned.
+func try(t *testing.T, d description, method string, params ...any) (result, refusal any) {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{
 		InsecureSkipVerify: true, // pinned below
@@ -70,10 +81,10 @@ func post(t *testing.T, d description, method string, params ...any) (result any
 	}
 	defer response.Body.Close()
 	var answer struct{ Result, Error any }
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Error != nil {
-		t.Fatal(method, answer.Error, err)
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		t.Fatal(method, err)
 	}
-	return answer.Result
+	return answer.Result, answer.Error
 }
 
 // TestProgram starts it with the flags of its documentation, logs in with what it prints, and ends it with each signal.
@@ -149,6 +160,8 @@ func TestWrongUsage(t *testing.T) {
 		"--vm web:8GiB,firmware=coreboot": "not known",
 		"--vm web:much":                   "no size",
 		"--vm web:0":                      "no size",
+		"--faults no-such-file":           "no such file",
+		"--faults main_test.go":           "no JSON",
 		"--colour":                        "unknown flag",
 		"extra":                           "unknown command",
 	} {
@@ -160,5 +173,27 @@ func TestWrongUsage(t *testing.T) {
 	var out, complaint bytes.Buffer
 	if code := run(t.Context(), []string{"--vm", "web:4MiB,sr=nowhere", "--dir", t.TempDir()}, &out, &complaint); code != exitFailed {
 		t.Errorf("an SR that does not exist: exit code %d, %s", code, fmt.Sprint(&complaint))
+	}
+}
+
+// TestFaults: the rules of a file are at work as soon as the program is ready.
+func TestFaults(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "faults.json")
+	rules := `{"rules": [{"method": "VM.get_all", "object": "shared", "cut": "before"}, {"method": "session.logout", "error": ["INTERNAL_ERROR", "by rule"]}]}`
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command, out := program(t, "--faults", file, "--json")
+	var d description
+	if err := json.NewDecoder(out).Decode(&d); err != nil {
+		t.Fatal(err)
+	}
+	session := post(t, d, "session.login_with_password", d.Username, d.Password, "1.0", "test")
+	post(t, d, "VM.get_all", session) // names no object
+	if _, refusal := try(t, d, "session.logout", session); !strings.Contains(fmt.Sprint(refusal), "by rule") {
+		t.Errorf("refused with %v", refusal)
+	}
+	if err := errors.Join(command.Process.Signal(syscall.SIGTERM), command.Wait()); err != nil {
+		t.Error(err)
 	}
 }
