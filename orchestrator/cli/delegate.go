@@ -29,7 +29,7 @@ func (a *app) delegateList() *cobra.Command {
 				var rows [][]string
 				for _, d := range found {
 					age := d.Age(time.Now()).Round(time.Second).String()
-					rows = append(rows, []string{d.Pool, d.Name, d.UUID, dash(d.Host), dash(d.Address), d.PowerState, age, dash(d.Run), string(d.Ownership)})
+					rows = append(rows, []string{d.Pool, d.Name, d.UUID, dash(d.Host), dash(d.Address), string(d.PowerState), age, dash(d.Run), string(d.Ownership)})
 				}
 				printTable(w, []string{"POOL", "NAME", "UUID", "HOST", "ADDRESS", "STATE", "AGE", "RUN", "OURS"}, rows)
 			}))

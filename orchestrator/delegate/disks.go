@@ -64,7 +64,7 @@ func (d *Delegate) createVBD(ctx context.Context, vdi xapi.Ref) (vbd xapi.Ref, n
 			return "", 0, err
 		}
 		err = d.pool.API.Call(ctx, "VBD.create", &vbd, map[string]any{
-			"VM": d.Ref, "VDI": vdi, "userdevice": strconv.Itoa(number), "bootable": false, "mode": xapi.ModeWrite, "type": xapi.TypeDisk,
+			"VM": d.Ref, "VDI": vdi, "userdevice": strconv.Itoa(number), "bootable": false, "mode": xapi.ModeRW, "type": xapi.TypeDisk,
 			"empty": false, "unpluggable": true, "other_config": map[string]string{},
 			"qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 		})

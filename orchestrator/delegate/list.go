@@ -20,7 +20,7 @@ type Info struct {
 	UUID       string            `json:"uuid"`
 	Host       string            `json:"host"`    // where it runs; empty when it does not
 	Address    string            `json:"address"` // "ip/prefix"
-	PowerState string            `json:"power_state"`
+	PowerState xapi.VMPowerState `json:"power_state"`
 	Created    time.Time         `json:"created,omitzero"` // by the pool's clock
 	Run        string            `json:"run"`
 	Ownership  replica.Ownership `json:"ownership"` // a stranger is a copy, or another installation's

@@ -100,7 +100,7 @@ func (r templateRemover) ended(ctx context.Context, task xapi.Ref) (bool, error)
 	if xapi.IsGone(err, task) {
 		return true, nil
 	}
-	return err == nil && slices.Contains([]string{xapi.TaskSuccess, xapi.TaskFailure, xapi.TaskCancelled}, record.Status), err
+	return err == nil && slices.Contains([]xapi.TaskStatus{xapi.TaskSuccess, xapi.TaskFailure, xapi.TaskCancelled}, record.Status), err
 }
 
 // drop removes a task that nothing works on; the pool would keep it for a day.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
@@ -150,9 +149,8 @@ func (r remover) claim(o state.Object, vm xapi.VM) claim {
 func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
 	return watch(ctx, r.pool.API, ref, func(vm xapi.VM) (bool, error) {
 		if vm.PowerState == xapi.Halted {
-			starting := func(operation string) bool { return strings.HasPrefix(operation, "start") }
 			for _, operation := range vm.CurrentOperations {
-				if starting(operation) {
+				if operation == xapi.VMOperationStart || operation == xapi.VMOperationStartOn {
 					return false, nil
 				}
 			}

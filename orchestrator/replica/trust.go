@@ -55,10 +55,10 @@ const clockDifference = 2 * time.Minute
 type VMEvidence struct {
 	Ownership  Ownership
 	Marker     Marker
-	Source     string    // uuid of the VM that it is a copy of, by the state database
-	PowerState string    // as in the XenAPI
-	StartTime  time.Time // VM_metrics.start_time, by the pool's clock; zero when it never ran
-	LastCommit time.Time // of the state database, by the coordinator's clock; zero before the first
+	Source     string            // uuid of the VM that it is a copy of, by the state database
+	PowerState xapi.VMPowerState // as in the XenAPI
+	StartTime  time.Time         // VM_metrics.start_time, by the pool's clock; zero when it never ran
+	LastCommit time.Time         // of the state database, by the coordinator's clock; zero before the first
 	// ForeignSnapshots are the uuids of snapshots of the replica VM that are not ours.
 	ForeignSnapshots []string
 }

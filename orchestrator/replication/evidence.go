@@ -123,7 +123,7 @@ func (g gatherer) foreignVBDs(vdi xapi.Ref) []replica.ForeignVBD {
 		// A delegate that a dead run left behind is ours. Before this run's has the disks, recovery may yet remove it.
 		holder := g.pool.VMs[vbd.VM]
 		if g.delegate != "" || !g.is(holder.UUID, holder.OtherConfig, replica.KindDelegate) {
-			foreign = append(foreign, replica.ForeignVBD{VM: holder.UUID, Writable: vbd.Mode == xapi.ModeWrite})
+			foreign = append(foreign, replica.ForeignVBD{VM: holder.UUID, Writable: vbd.Mode == xapi.ModeRW})
 		}
 	}
 	slices.SortFunc(foreign, func(a, b replica.ForeignVBD) int { return cmp.Compare(a.VM, b.VM) })

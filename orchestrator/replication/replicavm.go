@@ -179,7 +179,7 @@ func (r *run) attach(ctx context.Context, d *diskRun, source inventory.Disk) err
 	var ref xapi.Ref
 	err := r.target.API.Call(ctx, "VBD.create", &ref, map[string]any{
 		"VM": r.standbyRef, "VDI": d.vdi, "userdevice": strconv.Itoa(source.Number), "bootable": source.VBD.Bootable,
-		"mode": xapi.ModeWrite, "type": xapi.TypeDisk, "empty": false, "unpluggable": true,
+		"mode": xapi.ModeRW, "type": xapi.TypeDisk, "empty": false, "unpluggable": true,
 		"other_config":       map[string]string{"owner": ""}, // the disk goes with the VM (xapi-facts §6.3)
 		"qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 	})

@@ -15,10 +15,12 @@
 //	     ▼ TLS, leaf certificate pinned by SHA-256
 //	host A (coordinator)   host B ──HOST_IS_SLAVE──▶ host A
 //
-// Packages above take the small interface API, so that they can be tested without a server. Records are
-// structs written by hand with the fields a replication product needs; fields that an old host lacks stay zero,
-// fields that a new one adds are ignored.
+// Packages above take the small interface API, so that they can be tested without a server. The records of
+// records.go are generated from the data model (internal/records); fields that an old host lacks stay zero,
+// fields that a new one adds are ignored, and a value that an enumeration does not list is kept as it came.
 //
 // The facts behind every rule (status codes, shapes, traps) are those of xapi-facts and xapi-observed; comments
 // name the section.
 package xapi
+
+//go:generate go run ./internal/records

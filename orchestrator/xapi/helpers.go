@@ -110,7 +110,7 @@ func AwaitTasks(ctx context.Context, api API, name string) (ended bool, err erro
 		}
 		pending := map[Ref]bool{}
 		for ref, task := range tasks {
-			working := task.Status == TaskPending || task.Status == taskCancelling
+			working := task.Status == TaskPending || task.Status == TaskCancelling
 			if working && task.NameLabel == name && (awaited == nil || awaited[ref]) {
 				pending[ref] = true
 			}

@@ -101,7 +101,7 @@ func TestRecordsAgreeWithRealAnswers(t *testing.T) {
 	shared[xapi.VM](t, "VM.get_record.running", whole)
 	shared[xapi.VM](t, "VM.get_record.snapshot", whole)
 	shared[xapi.VMMetrics](t, "VM_metrics.get_record.running", whole)
-	shared[xapi.GuestMetrics](t, "VM_guest_metrics.get_record", whole)
+	shared[xapi.VMGuestMetrics](t, "VM_guest_metrics.get_record", whole)
 	shared[xapi.VDI](t, "VDI.get_record.snapshot", whole)
 	shared[xapi.VBD](t, "VBD.get_record", whole)
 	shared[xapi.VIF](t, "VIF.get_record.attached", whole)

@@ -19,17 +19,6 @@ const (
 	outagePause = 2 * time.Second
 )
 
-// Values of Task.Status (xapi-facts §3).
-const (
-	TaskPending   = "pending"
-	TaskSuccess   = "success"
-	TaskFailure   = "failure"
-	TaskCancelled = "cancelled"
-
-	// taskCancelling exists in the data model; such a task still runs.
-	taskCancelling = "cancelling"
-)
-
 type progressKey struct{}
 
 // WithProgress makes Run report the progress of its task, 0 to 1, whenever it changes. report is called from
@@ -146,7 +135,7 @@ func (w *taskWatch) ended() bool {
 		w.seen = w.task.Progress
 		w.report(w.seen)
 	}
-	return w.task.Status != TaskPending && w.task.Status != taskCancelling
+	return w.task.Status != TaskPending && w.task.Status != TaskCancelling
 }
 
 // cancelTask asks a task to stop, for a caller whose context has ended.
