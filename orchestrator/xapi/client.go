@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,9 +19,10 @@ const (
 	// never starves the rest (XO's client allows 20, xapi-facts §1.8).
 	maxCalls = 20
 	maxPolls = 10
-	// maxAttempts is how often one call is sent at most, for all reasons to repeat it together.
+	// maxAttempts is how often a call is sent at most whose connection breaks each time.
 	maxAttempts = 4
-	retryPause  = 200 * time.Millisecond
+	// retryPause is the time before a call is sent again; it doubles up to outagePause.
+	retryPause = 200 * time.Millisecond
 )
 
 // API is what packages above need of a pool. *Client satisfies it.
@@ -41,6 +41,7 @@ type API interface {
 // own; Close ends the session and the kept connections.
 type Client struct {
 	config Config
+	trust  *trust
 	http   *http.Client
 	calls  chan struct{} // slots of maxCalls
 	polls  chan struct{} // slots of maxPolls
@@ -65,10 +66,12 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	trust := newTrust(config.Fingerprints)
 	client := &Client{
 		config: config,
+		trust:  trust,
 		http: &http.Client{
-			Transport:     newTransport(config.Fingerprints),
+			Transport:     newTransport(trust.accepts),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		calls:  make(chan struct{}, maxCalls),
@@ -93,11 +96,12 @@ func (c *Client) Address() string {
 // nil discards it. Failures of the API are *Error. Arguments are encoded as JSON; maps and slices must not be nil,
 // because the API knows no null.
 //
-// A call is repeated by itself only where that is safe: after a new login when the session had expired or the
-// coordinator had moved, at another address when nothing had been sent, and after a broken connection only for
-// methods that just read (get_*, event.from). Every other broken call is ErrOutcomeUnknown.
+// A call is repeated by itself only where that is safe. One that was refused before anything was done (the session had expired,
+// the coordinator has moved, the toolstack is starting) or not sent at all goes to the coordinator that is found then, for
+// Config.Outage; one whose connection broke is sent again when it may be carried out twice (the table at repeatable). Every other
+// broken call is ErrOutcomeUnknown.
 func (c *Client) Call(ctx context.Context, method string, result any, args ...any) error {
-	raw, err := c.do(ctx, c.config.CallTimeout, method, args)
+	raw, err := c.do(ctx, c.config.CallTimeout, c.config.Outage, method, args)
 	if err != nil {
 		return err
 	}
@@ -131,16 +135,11 @@ func (c *Client) current() (session, error) {
 	return c.session, nil
 }
 
-// readsOnly reports whether repeating a method cannot change anything.
-func readsOnly(method string) bool {
-	_, name, _ := strings.Cut(method, ".")
-	return method == "event.from" || strings.HasPrefix(name, "get_")
-}
-
-// do sends a call until it has an answer or may not be sent again.
-func (c *Client) do(ctx context.Context, timeout time.Duration, method string, args []any) (json.RawMessage, error) {
-	renewed := false
-	for attempt := 1; ; attempt++ {
+// do sends a call until it has an answer or may not be sent again. outage is how long it is tried while the pool is away.
+func (c *Client) do(ctx context.Context, timeout, outage time.Duration, method string, args []any) (json.RawMessage, error) {
+	var away time.Time // since when the pool refuses or is not reached; zero: it is not away
+	renewed, broken := false, 0
+	for repeats := 0; ; repeats++ {
 		current, err := c.current()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", method, err)
@@ -149,29 +148,60 @@ func (c *Client) do(ctx context.Context, timeout time.Duration, method string, a
 		if err == nil {
 			return raw, nil
 		}
-		if ctx.Err() != nil || attempt == maxAttempts {
+		if ctx.Err() != nil {
 			return nil, explain(ctx, method, sent, err)
 		}
+		var stays error // why the pool is still away; nil: it is worth another attempt at once
 		switch {
-		case IsCode(err, codeSessionInvalid, codeHostIsSlave):
+		case IsCode(err, codeSessionInvalid):
 			if renewed {
-				return nil, err
+				return nil, err // a new session is invalid, too
 			}
-			renewed = true
-			err = c.renew(ctx, current)
-		case !isTransport(err):
-			return nil, err
-		case !sent:
-			err = c.renew(ctx, current)
-		case readsOnly(method) && !errors.Is(err, context.DeadlineExceeded):
-			err = pause(ctx, retryPause<<(attempt-1))
+			if stays = c.renew(ctx, current); stays == nil {
+				renewed = true
+			}
+		case IsCode(err, codeHostIsSlave), isTransport(err) && !sent:
+			stays = c.renew(ctx, current)
+			if stays == nil && !away.IsZero() {
+				stays = err // a login came through, and the call did not
+			}
+		case IsCode(err, codeStillBooting):
+			stays = err
+		case isTransport(err) && mayRepeat(method) && !errors.Is(err, context.DeadlineExceeded):
+			if broken++; broken == maxAttempts {
+				return nil, explain(ctx, method, sent, err)
+			}
+			if err := pause(ctx, pauseBefore(broken)); err != nil {
+				return nil, fmt.Errorf("%s: %w", method, err)
+			}
 		default:
 			return nil, explain(ctx, method, sent, err)
 		}
-		if err != nil {
+		if away.IsZero() {
+			away = time.Now()
+		}
+		if stays == nil {
+			continue
+		}
+		if !IsTemporary(stays) || time.Since(away) >= outage {
+			return nil, named(method, stays)
+		}
+		if err := pause(ctx, pauseBefore(repeats+1)); err != nil {
 			return nil, fmt.Errorf("%s: %w", method, err)
 		}
 	}
+}
+
+// pauseBefore is the time before the nth repetition of a call.
+func pauseBefore(n int) time.Duration { return min(retryPause<<min(n-1, 10), outagePause) }
+
+// named puts the method before an error that does not tell it.
+func named(method string, err error) error {
+	var failure *Error
+	if errors.As(err, &failure) && failure.Method == method {
+		return err
+	}
+	return fmt.Errorf("%s: %w", method, err)
 }
 
 // transportError is a failure below HTTP: no answer, or half of one.
@@ -193,7 +223,7 @@ func explain(ctx context.Context, method string, sent bool, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if sent && !readsOnly(method) {
+	if sent && !mayRepeat(method) {
 		return fmt.Errorf("%s: %w: %w", method, ErrOutcomeUnknown, err)
 	}
 	return fmt.Errorf("%s: %w", method, err)

@@ -48,7 +48,13 @@ func decodeReply(method string, body []byte) (json.RawMessage, error) {
 		Result json.RawMessage `json:"result"`
 		Error  json.RawMessage `json:"error"`
 	}
-	if err := json.Unmarshal(body, &envelope); err != nil {
+	err := json.Unmarshal(body, &envelope)
+	if err != nil {
+		if plain, ok := withoutNonFinite(body); ok {
+			err = json.Unmarshal(plain, &envelope)
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w; it begins %q", method, ErrMalformed, err, excerpt(body))
 	}
 	if present(envelope.Error) {
@@ -107,20 +113,6 @@ func texts(words []any) []string {
 		texts[i] = fmt.Sprint(word)
 	}
 	return texts
-}
-
-// decodeResult stores a result where the caller wants it; nil discards it. Numbers that land in an 'any' stay
-// json.Number, because 64-bit integers do not fit a float64.
-func decodeResult(method string, raw json.RawMessage, result any) error {
-	if result == nil {
-		return nil
-	}
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
-	if err := decoder.Decode(result); err != nil {
-		return fmt.Errorf("%s: decode the result: %w", method, err)
-	}
-	return nil
 }
 
 // readReply reads a body up to replyLimit; a declared length above it is refused before anything is read.

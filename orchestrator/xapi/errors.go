@@ -14,6 +14,7 @@ const (
 	codeHostIsSlave          = "HOST_IS_SLAVE"
 	codeAuthenticationFailed = "SESSION_AUTHENTICATION_FAILED"
 	codeTokenParseFailure    = "EVENT_FROM_TOKEN_PARSE_FAILURE"
+	codeEventsLost           = "EVENTS_LOST"
 	codeHandleInvalid        = "HANDLE_INVALID"
 	codeDuplicateKey         = "MAP_DUPLICATE_KEY"
 	codeVDIInUse             = "VDI_IN_USE"
@@ -81,7 +82,8 @@ func IsTemporary(err error) bool {
 		errors.As(err, &status) && status.Status >= http.StatusBadGateway
 }
 
-// CertificateError says that a host showed a certificate that is not among the pinned ones.
+// CertificateError says that a host showed a certificate that is not among the pinned ones, nor one that the coordinator told of:
+// it was renewed, or this is another host. Nothing was sent to it.
 type CertificateError struct {
 	Address string // host:port that was dialled
 	Got     string // SHA-256 of the leaf certificate shown, in hex
@@ -90,7 +92,7 @@ type CertificateError struct {
 func (e *CertificateError) Error() string {
 	return fmt.Sprintf("the certificate of %s is not one that was accepted for this pool: its SHA-256 fingerprint is %s; "+
 		"compare it with the one on the host's console (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) "+
-		"and, if it is right, accept it for the pool", e.Address, e.Got)
+		"and, if it is right, pin it: 'understudy pool add' under the pool's name again, with --fingerprint %s", e.Address, e.Got, e.Got)
 }
 
 // StatusError is an HTTP answer other than 200: the API answers so when it could not read a request, and never

@@ -48,10 +48,14 @@ type EventBatch struct {
 // a long watch must look at the objects themselves now and then.
 func (c *Client) Events(ctx context.Context, classes []string, token string, timeout time.Duration) (EventBatch, error) {
 	var batch EventBatch
-	raw, err := c.do(ctx, timeout+c.config.CallTimeout, "event.from", []any{classes, token, Float(timeout.Seconds())})
+	raw, err := c.do(ctx, timeout+c.config.CallTimeout, 0, "event.from", []any{classes, token, Float(timeout.Seconds())})
 	if err != nil {
 		return batch, err
 	}
 	err = decodeResult("event.from", raw, &batch)
 	return batch, err
 }
+
+// TokenLost reports whether err says that the pool cannot go on from a token: the next wait begins with "", which gives every
+// object anew. event.from knows no EVENTS_LOST, event.next does; both mean it.
+func TokenLost(err error) bool { return IsCode(err, codeTokenParseFailure, codeEventsLost) }

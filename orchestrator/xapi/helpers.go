@@ -2,6 +2,7 @@ package xapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -41,7 +42,7 @@ func GetByUUID(ctx context.Context, api API, class, uuid string) (Ref, error) {
 
 // SetOtherConfigKey sets one key of an object's other_config and leaves the others to their owners. The API
 // has no such call: the key is removed, then added, again when another client adds it in between
-// (xapi-facts §14.1). A reader may find the key absent for a moment.
+// (xapi-facts §14.1), and when the answer is lost. A reader may find the key absent for a moment.
 func SetOtherConfigKey(ctx context.Context, api API, class string, ref Ref, key, value string) error {
 	var err error
 	for range duplicateKeyAttempts {
@@ -49,7 +50,7 @@ func SetOtherConfigKey(ctx context.Context, api API, class string, ref Ref, key,
 			break
 		}
 		err = api.Call(ctx, class+".add_to_other_config", nil, ref, key, value)
-		if !IsCode(err, codeDuplicateKey) {
+		if !IsCode(err, codeDuplicateKey) && (!errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil) {
 			break
 		}
 	}

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // maxRedirects bounds how many HOST_IS_SLAVE answers are followed from one address: one leads to the
 // coordinator, a second happens when it moves meanwhile.
 const maxRedirects = 3
+
+// forgetTimeout bounds the attempt to end a session that was left.
+const forgetTimeout = 2 * time.Second
 
 // renew replaces a session that no longer works. Of several callers with the same stale session one logs in.
 func (c *Client) renew(ctx context.Context, stale session) error {
@@ -30,6 +34,10 @@ func (c *Client) renew(ctx context.Context, stale session) error {
 	if err != nil {
 		return err
 	}
+	if stale.ref != "" {
+		c.forget(ctx, fresh.address, stale.ref)
+	}
+	c.learnMembers(ctx, fresh)
 	c.mu.Lock()
 	closed := c.closed
 	if !closed {
@@ -46,11 +54,28 @@ func (c *Client) renew(ctx context.Context, stale session) error {
 	return nil
 }
 
-// login tries the last coordinator, then every configured address.
+// forget ends a session that the pool may still know: one that was left because its coordinator was not reached for a moment
+// would stay for a day. Mostly it is gone.
+func (c *Client) forget(ctx context.Context, address, ref string) {
+	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+	defer cancel()
+	_, _, _ = c.roundTrip(ctx, forgetTimeout, address, "session.logout", []any{ref})
+}
+
+// login tries the last coordinator, then every configured address, then the members that a coordinator told of.
 func (c *Client) login(ctx context.Context, last string) (session, error) {
-	addresses := c.config.Addresses
-	if last != "" {
-		addresses = slices.Insert(slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return a == last }), 0, last)
+	var addresses []string
+	know := func(address string) {
+		if address != "" && !slices.Contains(addresses, address) {
+			addresses = append(addresses, address)
+		}
+	}
+	know(last)
+	for _, address := range c.config.Addresses {
+		know(address)
+	}
+	for _, member := range c.trust.known() {
+		know(member.Address)
 	}
 	var failures []error
 	for _, address := range addresses {

@@ -537,6 +537,20 @@ type Session struct {
 	ValidationTime    Time              `json:"validation_time"`    // RO/runtime
 }
 
+// Certificate is what a host or the pool knows of an X.509 certificate.
+type Certificate struct {
+	Fingerprint       string               `json:"fingerprint"`        // RO/constructor; since stockholm; deprecated since 24.19.0; SHA-256, as OpenSSL prints it
+	FingerprintSHA1   string               `json:"fingerprint_sha1"`   // RO/constructor; since 24.20.0
+	FingerprintSHA256 string               `json:"fingerprint_sha256"` // RO/constructor; since 24.20.0; as OpenSSL prints it
+	Host              Ref                  `json:"host"`               // RO/constructor; host; since stockholm
+	Name              string               `json:"name"`               // RO/runtime; since 1.294.0
+	NotAfter          Time                 `json:"not_after"`          // RO/constructor; since stockholm
+	NotBefore         Time                 `json:"not_before"`         // RO/constructor; since stockholm
+	Purpose           []CertificatePurpose `json:"purpose"`            // RO/constructor; since 26.13.0
+	Type              CertificateType      `json:"type"`               // RO/runtime; since 1.294.0
+	UUID              string               `json:"uuid"`               // RO/runtime; since stockholm
+}
+
 // Message is an alert that the pool keeps for its administrator.
 type Message struct {
 	Body      string       `json:"body"`      // RO/runtime
@@ -547,6 +561,26 @@ type Message struct {
 	Timestamp Time         `json:"timestamp"` // RO/runtime
 	UUID      string       `json:"uuid"`      // RO/runtime
 }
+
+// CertificatePurpose is the enumeration certificate_purpose. A value of a newer host that is not listed is kept as it came.
+type CertificatePurpose string
+
+// Values of CertificatePurpose.
+const (
+	CertificatePurposeLicensing CertificatePurpose = "licensing"
+	CertificatePurposeLdaps     CertificatePurpose = "ldaps"
+)
+
+// CertificateType is the enumeration certificate_type. A value of a newer host that is not listed is kept as it came.
+type CertificateType string
+
+// Values of CertificateType.
+const (
+	CertificateTypeCa           CertificateType = "ca"
+	CertificateTypeHost         CertificateType = "host"
+	CertificateTypeHostInternal CertificateType = "host_internal"
+	CertificateTypePinned       CertificateType = "pinned"
+)
 
 // DomainType is the enumeration domain_type. A value of a newer host that is not listed is kept as it came.
 type DomainType string

@@ -27,12 +27,12 @@ type Time struct{ time.Time }
 // timeFormat is the form that xapi writes; no fraction (xapi-facts §2).
 const timeFormat = "20060102T15:04:05Z"
 
-// timeLayouts are the forms accepted: basic and extended ISO 8601, with a zone or without.
+// timeLayouts are the forms accepted: a basic or extended date, then nothing, Z or an offset behind the time. xapi writes the
+// first as a rule, an offset or nothing for a time that it was given so (xen-api, ocaml/libs/clock/date.ml). Go takes a fraction
+// of a second with all of them.
 var timeLayouts = []string{
-	"20060102T15:04:05Z07:00",
-	"20060102T15:04:05",
-	"2006-01-02T15:04:05Z07:00",
-	"2006-01-02T15:04:05",
+	"20060102T15:04:05Z07:00", "20060102T15:04:05", "20060102T15:04:05Z0700", "20060102T15:04:05Z07",
+	"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07",
 }
 
 // ParseTime reads a datetime in any form that the API is known to use.
@@ -45,10 +45,14 @@ func ParseTime(text string) (Time, error) {
 		if err != nil {
 			continue
 		}
-		if parsed.Unix() == 0 {
+		parsed = parsed.UTC()
+		if parsed.Equal(time.Unix(0, 0)) {
 			return Time{}, nil
 		}
-		return Time{parsed.UTC()}, nil
+		if year := parsed.Year(); year < 1 || year > 9999 {
+			break // an offset moved it out of what can be written again
+		}
+		return Time{parsed}, nil
 	}
 	return Time{}, fmt.Errorf("%q is not a datetime of the XenAPI (such as %s)", text, timeFormat)
 }

@@ -96,7 +96,7 @@ func (c *Client) waitTask(ctx context.Context, ref Ref) (Task, error) {
 // look waits once for a change of the task and reports whether it has ended.
 func (w *taskWatch) look(ctx context.Context) (done bool, err error) {
 	batch, err := w.client.Events(ctx, []string{"task/" + string(w.ref)}, w.token, taskWait)
-	if w.token != "" && IsCode(err, codeTokenParseFailure) {
+	if w.token != "" && TokenLost(err) {
 		w.token = ""
 		return false, nil
 	}
@@ -111,6 +111,7 @@ func (w *taskWatch) look(ctx context.Context) (done bool, err error) {
 		if event.Operation == EventDelete {
 			return false, fmt.Errorf("its task %s was removed before its end was seen", w.ref)
 		}
+		w.task = Task{}
 		if err := event.Decode(&w.task); err != nil {
 			return false, err
 		}
@@ -121,6 +122,7 @@ func (w *taskWatch) look(ctx context.Context) (done bool, err error) {
 	if len(batch.Events) > 0 {
 		return false, nil
 	}
+	w.task = Task{}
 	if err := w.client.Call(ctx, "task.get_record", &w.task, w.ref); err != nil {
 		if IsCode(err, codeHandleInvalid) {
 			return false, fmt.Errorf("its task %s is gone: %w", w.ref, err)

@@ -52,7 +52,7 @@ func generate(model *datamodel.Model) ([]byte, error) {
 	for _, c := range classes {
 		class := model.Classes[c.name]
 		if class == nil {
-			return nil, fmt.Errorf("the data model has no class %s: add it to the list of datamodel/internal/cut", c.name)
+			return nil, fmt.Errorf("the data model has no class %s", c.name)
 		}
 		if err := g.record(class, c.doc); err != nil {
 			return nil, fmt.Errorf("class %s: %w", c.name, err)

@@ -23,6 +23,7 @@ var classes = []struct{ name, doc string }{
 	{"PIF", "is a network interface of a host."},
 	{"task", "is an operation in progress or finished."},
 	{"session", "is a login."},
+	{"Certificate", "is what a host or the pool knows of an X.509 certificate."},
 	{"message", "is an alert that the pool keeps for its administrator."},
 }
 
@@ -75,6 +76,8 @@ var notes = map[string]string{
 	"task.result":                          "an XML-RPC value",
 	"task.error_info":                      "code and parameters",
 	"session.originator":                   "the program that logged in",
+	"Certificate.fingerprint":              "SHA-256, as OpenSSL prints it",
+	"Certificate.fingerprint_sha256":       "as OpenSSL prints it",
 	"message.obj_uuid":                     "what it is about",
 	"VTPM.is_unique":                       "its content must not be in two VMs at once",
 	"VM.snapshot_time":                     "UTC, as all times",
@@ -104,7 +107,7 @@ var words = map[string]string{
 	"api": "API", "bios": "BIOS", "cbt": "CBT", "cpu": "CPU", "cpus": "CPUs", "dns": "DNS", "domid": "DomainID", "ha": "HA", "https": "HTTPS",
 	"hvm": "HVM", "id": "ID", "igmp": "IGMP", "ip": "IP", "ips": "IPs", "ipv4": "IPv4", "ipv6": "IPv6", "iso": "ISO", "mac": "MAC", "netbios": "NetBIOS",
 	"nomigrate": "NoMigrate", "ntp": "NTP", "numa": "NUMA", "os": "OS", "pif": "PIF", "pv": "PV", "pvh": "PVH", "qos": "QoS", "ram": "RAM", "rbac": "RBAC",
-	"sid": "SID", "sm": "SM", "sr": "SR", "ssh": "SSH", "ssl": "SSL", "tls": "TLS", "uefi": "UEFI", "url": "URL", "userdevice": "UserDevice", "uuid": "UUID",
+	"sha1": "SHA1", "sha256": "SHA256", "sid": "SID", "sm": "SM", "sr": "SR", "ssh": "SSH", "ssl": "SSL", "tls": "TLS", "uefi": "UEFI", "url": "URL", "userdevice": "UserDevice", "uuid": "UUID",
 	"vbd": "VBD", "vdi": "VDI", "vif": "VIF", "vm": "VM", "vms": "VMs", "vswitch": "VSwitch", "vtpm": "VTPM", "vusb": "VUSB", "wlb": "WLB",
 }
 
