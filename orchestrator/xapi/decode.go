@@ -94,14 +94,14 @@ func unquoted(value any, wanted reflect.Type) any {
 // src/lib/jsonrpc.ml).
 var nonFinite = [][]byte{[]byte("NaN"), []byte("-Infinity"), []byte("Infinity")}
 
-// withoutNonFinite puts null, which leaves a field zero, for NaN and the infinities outside of strings. ok tells whether
+// withoutNonFinite puts zero for NaN and the infinities outside of strings: no value is better known. ok tells whether
 // there was any.
 func withoutNonFinite(body []byte) (plain []byte, ok bool) {
 	inString := false
 	for i := 0; i < len(body); {
 		if !inString {
 			if n := nonFiniteLength(body[i:]); n > 0 {
-				plain, ok, i = append(plain, "null"...), true, i+n
+				plain, ok, i = append(plain, "0.0"...), true, i+n
 				continue
 			}
 		}

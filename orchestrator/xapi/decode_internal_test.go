@@ -82,6 +82,7 @@ func FuzzReply(f *testing.F) {
 		`{"jsonrpc":"2.0","result":"","id":1}`,
 		`{"jsonrpc":"2.0","error":{"code":1,"message":"HANDLE_INVALID","data":["VM","x"]},"id":1}`,
 		`{"result":null,"error":["HOST_STILL_BOOTING"],"id":0}`,
+		`{"result":{"virtual_size":"5","x":NaN,"snapshot_time":"20250319T04:16:24Z"}}`, `{"result":{"a":{"VCPUs_CPU":{"0":"7"}}}}`,
 		`{"error":[]}`, `{"error":{"message":"X","data":7}}`, `null`, `<html>`,
 	} {
 		f.Add([]byte(seed))
@@ -96,8 +97,13 @@ func FuzzReply(f *testing.F) {
 			t.Fatalf("%q gave %v", body, err)
 		}
 		if err == nil {
-			_ = decodeResult("VM.start", raw, new(VM))
-			_ = decodeResult("event.from", raw, new(EventBatch))
+			for _, result := range []any{
+				new(VM), new(EventBatch), new(int64), new(float64), new(map[Ref]VDI), new(map[Ref]Host), new(VMMetrics), new(Task), new([]Message), new(any),
+			} {
+				if err := decodeResult("VM.start", raw, result); err != nil && !errors.Is(err, ErrMalformed) {
+					t.Fatalf("%q as %T gave %v", raw, result, err)
+				}
+			}
 		}
 	})
 }

@@ -1,11 +1,16 @@
 package xapi_test
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -48,6 +53,27 @@ type fakeHost struct {
 
 func newFakeHost(t *testing.T, address string) *fakeHost {
 	t.Helper()
+	return newFakeHostWith(t, address, tls.Certificate{})
+}
+
+// newCertificate makes a certificate that no other host has; httptest gives all its servers the same.
+func newCertificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// newFakeHostWith has a certificate of its own; the zero one is httptest's.
+func newFakeHostWith(t *testing.T, address string, certificate tls.Certificate) *fakeHost {
+	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +85,9 @@ func newFakeHost(t *testing.T, address string) *fakeHost {
 	host.Server = httptest.NewUnstartedServer(http.HandlerFunc(host.serve))
 	host.Listener = listener
 	host.Config.ErrorLog = silent
+	if certificate.Certificate != nil {
+		host.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	}
 	host.StartTLS()
 	t.Cleanup(host.Close)
 	return host
@@ -72,7 +101,7 @@ func (h *fakeHost) port() string {
 }
 
 func (h *fakeHost) fingerprint() string {
-	sum := sha256.Sum256(h.Certificate().Raw)
+	sum := sha256.Sum256(h.TLS.Certificates[0].Certificate[0])
 	return hex.EncodeToString(sum[:])
 }
 

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"regexp"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +39,8 @@ type ImportOptions struct {
 // it has read anything: what came of it is told by the task, which is removed in the end. A failed import leaves no objects in
 // the pool.
 //
-// The upload goes to a host that has the SR plugged, the coordinator if possible. When ctx ends the connection is closed, the task
+// The upload goes to a host that has the SR plugged, the coordinator if possible, or to the one that this host names: it is asked
+// by an empty upload first, because a body that flows cannot be sent again (xapi-facts §14.9). When ctx ends the connection is closed, the task
 // is asked to stop and Import returns within a second; the pool may take longer to remove what it has made so far, or have finished.
 // Errors: *Error with the cause of the task's failure, ErrOutcomeUnknown when the task does not end, *StatusError,
 // *CertificateError.
@@ -115,67 +113,8 @@ func (c *Client) abandon(ctx context.Context, task Ref) error {
 func (c *Client) dropTask(ctx context.Context, task Ref) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 	defer cancel()
-	if err := c.Call(ctx, "task.set_status", nil, task, TaskCancelled); err != nil {
-		return err
-	}
-	return c.Call(ctx, "task.destroy", nil, task)
-}
-
-// addressesOf lists where a disk can be written to an SR: the hosts that have it plugged, the coordinator first. Another host
-// would answer with a redirection after which the body cannot be sent again (xapi-facts §14.9).
-func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
-	pbds, err := AllRecords[PBD](ctx, c, "PBD")
-	if err != nil {
-		return nil, err
-	}
-	pools, err := AllRecords[Pool](ctx, c, "pool")
-	if err != nil {
-		return nil, err
-	}
-	var master Ref
-	for _, pool := range pools { // there is one
-		master = pool.Master
-	}
-	coordinator := c.Address()
-	_, port, err := net.SplitHostPort(coordinator)
-	if err != nil {
-		return nil, err
-	}
-	var addresses []string
-	for _, pbd := range pbds {
-		if pbd.SR != sr || !pbd.CurrentlyAttached {
-			continue
-		}
-		if pbd.Host == master {
-			addresses = slices.Insert(addresses, 0, coordinator)
-			continue
-		}
-		host, err := GetRecord[Host](ctx, c, "host", pbd.Host)
-		if err != nil {
-			return nil, err
-		}
-		addresses = append(addresses, net.JoinHostPort(host.Address, port))
-	}
-	if len(addresses) == 0 {
-		return nil, fmt.Errorf("no host has SR %s plugged: plug its PBD on one", sr)
-	}
-	return addresses, nil
-}
-
-// uploadTo sends the body to the first address that can be reached.
-func (c *Client) uploadTo(ctx context.Context, addresses []string, o ImportOptions, body *upload) error {
-	var failures []error
-	for _, address := range addresses {
-		err := c.put(ctx, address, o, body)
-		if err == nil {
-			return nil
-		}
-		failures = append(failures, err)
-		if ctx.Err() != nil || body.requested.Load() {
-			break
-		}
-	}
-	return errors.Join(failures...)
+	err := c.Call(ctx, "task.set_status", nil, task, TaskCancelled) // a pending task would only be marked for removal
+	return errors.Join(err, c.Call(ctx, "task.destroy", nil, task))
 }
 
 // lateFailure is the beginning of an answer that comes inside the body of the one before it, when an import fails after the host
@@ -197,11 +136,8 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 	defer watchdog.Stop()
 	body.moves(func() { watchdog.Reset(stall) })
 
-	target := url.URL{Scheme: "https", Host: address, Path: "/import", RawQuery: url.Values{
-		"session_id": {current.ref}, "task_id": {string(o.Task)}, "sr_id": {string(o.SR)},
-	}.Encode()}
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { body.requested.Store(true) }})
-	request, err := http.NewRequestWithContext(traced, http.MethodPut, target.String(), body)
+	request, err := http.NewRequestWithContext(traced, http.MethodPut, importURL(address, current.ref, o.SR, o.Task), body)
 	if err != nil {
 		return err
 	}
@@ -217,11 +153,7 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 	}
 	reply, err := c.http.Do(request)
 	if err != nil {
-		var wrapped *url.Error // its text has the address with the session in it, which is a secret
-		if errors.As(err, &wrapped) {
-			err = wrapped.Err
-		}
-		return explain(err)
+		return explain(withoutURL(err))
 	}
 	defer reply.Body.Close()
 	page, err := io.ReadAll(io.LimitReader(reply.Body, pageLimit))
@@ -230,7 +162,7 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 	}
 	switch {
 	case reply.StatusCode == http.StatusFound:
-		return fmt.Errorf("%s has the SR plugged no more and names another host: try again", address)
+		return fmt.Errorf("%s sent the upload on to another host, which it did not when it was asked before: try again", address)
 	case reply.StatusCode != http.StatusOK:
 		return &StatusError{Address: address, Status: reply.StatusCode, Text: pageText(page)}
 	case err != nil || body.failed() != nil:

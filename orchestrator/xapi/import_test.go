@@ -21,6 +21,7 @@ import (
 const (
 	mastersHost = "OpaqueRef:master"
 	otherHost   = "OpaqueRef:other"
+	probeTask   = "OpaqueRef:probe"
 	importedVMs = "<value><array><data><value>OpaqueRef:vm</value></data></array></value>"
 )
 
@@ -34,6 +35,10 @@ func importHost(t *testing.T, upload http.HandlerFunc, ending func(call) any, pl
 	host := newFakeHost(t, "127.0.0.1:0")
 	var over atomic.Bool
 	host.upload = func(w http.ResponseWriter, r *http.Request) {
+		if probes(r) {
+			early(w)
+			return
+		}
 		defer over.Store(true)
 		upload(w, r)
 	}
@@ -44,7 +49,12 @@ func importHost(t *testing.T, upload http.HandlerFunc, ending func(call) any, pl
 	host.on("PBD.get_all_records", value(pbds))
 	host.on("pool.get_all_records", value(map[string]any{"OpaqueRef:pool": map[string]any{"master": mastersHost}}))
 	host.on("host.get_record", value(map[string]any{"address": "127.0.0.2"}))
-	host.on("task.create", value("OpaqueRef:task"))
+	host.on("task.create", func(c call) any {
+		if c.Params[1] == "VM import: which host" {
+			return probeTask
+		}
+		return "OpaqueRef:task"
+	})
 	for _, method := range []string{"task.destroy", "task.cancel", "task.set_status"} {
 		host.on(method, value(""))
 	}
@@ -57,6 +67,24 @@ func importHost(t *testing.T, upload http.HandlerFunc, ending func(call) any, pl
 	})
 	host.on("task.get_record", value(map[string]any{"status": "pending"}))
 	return host
+}
+
+// probes reports whether an upload only asks where to go.
+func probes(r *http.Request) bool {
+	return r.ContentLength == 0 && r.URL.Query().Get("task_id") == probeTask
+}
+
+// countOf is how often a method was asked for with an object.
+func (h *fakeHost) countOf(method, ref string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, c := range h.log {
+		if c.Method == method && len(c.Params) > 1 && c.Params[1] == ref {
+			n++
+		}
+	}
+	return n
 }
 
 // early answers as a host does: before it has read anything, and on a connection that it closes at the end (xapi-facts §10.4).
@@ -108,7 +136,7 @@ func TestImport(t *testing.T) {
 	if got := query.Load(); got != "session_id=OpaqueRef%3Asession&sr_id=OpaqueRef%3Asr&task_id=OpaqueRef%3Atask" {
 		t.Errorf("asked with %s", got)
 	}
-	if host.count("task.destroy") != 1 || host.count("task.cancel") != 0 {
+	if host.countOf("task.destroy", "OpaqueRef:task") != 1 || host.count("task.cancel") != 0 {
 		t.Error("the task was not removed, or cancelled")
 	}
 }
@@ -119,7 +147,13 @@ func TestImportGoesWhereTheDiskCanBeWritten(t *testing.T) {
 	coordinator := importHost(t, func(http.ResponseWriter, *http.Request) { t.Error("the coordinator was asked") },
 		taskEvent("success", 1, importedVMs), otherHost)
 	member := newFakeHost(t, "127.0.0.2:"+coordinator.port())
-	member.upload = takes(&got)
+	member.upload = func(w http.ResponseWriter, r *http.Request) {
+		if probes(r) {
+			early(w)
+			return
+		}
+		takes(&got)(w, r)
+	}
 	coordinator.on("event.from", taskEvent("success", 1, importedVMs))
 	client := dial(t, configFor(coordinator, member))
 	options := importOptions()
@@ -127,11 +161,57 @@ func TestImportGoesWhereTheDiskCanBeWritten(t *testing.T) {
 	if _, err := client.Import(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got.Bytes(), content) || coordinator.count("task.create") != 0 {
+	if !bytes.Equal(got.Bytes(), content) || coordinator.count("task.create") != 1 {
 		t.Errorf("%d bytes arrived", got.Len())
 	}
 	if got := fmt.Sprint(coordinator.last("task.destroy").Params); got != "[OpaqueRef:session OpaqueRef:task]" {
 		t.Errorf("removed %s", got)
+	}
+}
+
+// TestImportFollowsARedirection has a coordinator that sends uploads on, before any of the body was read; a redirection that leads
+// out of the pool is not followed.
+func TestImportFollowsARedirection(t *testing.T) {
+	for name, c := range map[string]struct{ location, fails string }{
+		"to a host with a port":   {"https://127.0.0.2:%s/import?session_id=secret&sr_id=x", ""},
+		"to a host without":       {"https://127.0.0.2/import?session_id=secret", ""},
+		"without encryption":      {"http://127.0.0.2:%s/import?session_id=secret", "none of HTTPS"},
+		"to nowhere":              {"", "none of HTTPS"},
+		"to a host of others":     {"https://127.0.0.3:%s/import?session_id=secret", "fingerprint"},
+		"to one that sends it on": {"https://127.0.0.4:%s/import?session_id=secret", "sent the upload on"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got bytes.Buffer
+			coordinator := importHost(t, func(http.ResponseWriter, *http.Request) { t.Error("the coordinator got the body") },
+				taskEvent("success", 1, importedVMs), mastersHost)
+			location := strings.ReplaceAll(c.location, "%s", coordinator.port())
+			redirect := func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", location)
+				w.WriteHeader(http.StatusFound)
+			}
+			coordinator.upload = redirect
+			member := newFakeHost(t, "127.0.0.2:"+coordinator.port())
+			member.upload = takes(&got)
+			stranger := newFakeHostWith(t, "127.0.0.3:"+coordinator.port(), newCertificate(t))
+			stranger.upload = func(http.ResponseWriter, *http.Request) { t.Error("a stranger got the body") }
+			circle := newFakeHost(t, "127.0.0.4:"+coordinator.port())
+			circle.upload = redirect
+			coordinator.on("event.from", taskEvent("failure", 1, "", "IMPORT_ERROR"))
+			if c.fails == "" {
+				coordinator.on("event.from", taskEvent("success", 1, importedVMs))
+			}
+			_, err := dial(t, configFor(coordinator, member)).Import(t.Context(), importOptions())
+			if c.fails == "" {
+				if err != nil || !bytes.Equal(got.Bytes(), content) {
+					t.Errorf("%d bytes arrived, %v", got.Len(), err)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), c.fails) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v, want %q", err, c.fails)
+			}
+			if coordinator.countOf("task.destroy", probeTask) != 1 {
+				t.Error("the probe's task was not removed")
+			}
+		})
 	}
 }
 
@@ -159,7 +239,7 @@ func TestImportFailures(t *testing.T) {
 			}, ended, nil, []string{"SOME_CHECKSUMS_FAILED", "500 Internal Server Error", "no space"},
 		},
 		"refused": {page(http.StatusBadRequest), ended, nil, []string{"SOME_CHECKSUMS_FAILED"}},
-		"moved":   {page(http.StatusFound), ended, nil, []string{"SOME_CHECKSUMS_FAILED"}},
+		"moved":   {page(http.StatusFound), ended, nil, []string{"SOME_CHECKSUMS_FAILED", "try again"}},
 		"cut": {
 			func(w http.ResponseWriter, r *http.Request) {
 				early(w)
@@ -197,7 +277,7 @@ func TestImportFailures(t *testing.T) {
 			if strings.Contains(err.Error(), "session") {
 				t.Errorf("%q tells the session", err)
 			}
-			if host.count("task.destroy") != 1 {
+			if host.countOf("task.destroy", "OpaqueRef:task") != 1 {
 				t.Error("the task was not removed")
 			}
 		})
@@ -222,7 +302,7 @@ func TestImportThatNobodyTakes(t *testing.T) {
 	if _, err := client.Import(t.Context(), importOptions()); err == nil || !strings.Contains(err.Error(), "127.0.0.2") {
 		t.Errorf("got %v", err)
 	}
-	if got := fmt.Sprint(host.last("task.set_status").Params); got != "[OpaqueRef:session OpaqueRef:task cancelled]" || host.count("task.destroy") != 1 {
+	if got := fmt.Sprint(host.last("task.set_status").Params); got != "[OpaqueRef:session OpaqueRef:task cancelled]" || host.countOf("task.destroy", probeTask) != 1 || host.countOf("task.destroy", "OpaqueRef:task") != 1 {
 		t.Errorf("the task that nothing works on stays: %s", got)
 	}
 	options := importOptions()
@@ -321,7 +401,7 @@ func TestCancelAnImport(t *testing.T) {
 			if !errors.Is(err, context.Canceled) || time.Since(began) > 1200*time.Millisecond {
 				t.Errorf("%v after %v", err, time.Since(began))
 			}
-			if host.count("task.cancel") != 1 || host.count("task.destroy") != 1 {
+			if host.count("task.cancel") != 1 || host.countOf("task.destroy", "OpaqueRef:task") != 1 {
 				t.Error("the task was not cancelled and removed")
 			}
 		})

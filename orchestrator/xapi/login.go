@@ -98,7 +98,7 @@ func (c *Client) login(ctx context.Context, last string) (session, error) {
 // loginAt logs in at one address, or at the coordinator that it names.
 func (c *Client) loginAt(ctx context.Context, address string) (session, error) {
 	for range maxRedirects {
-		raw, _, err := c.roundTrip(ctx, c.config.CallTimeout, address, "session.login_with_password",
+		raw, _, err := c.roundTrip(ctx, min(c.config.CallTimeout, answerTimeout), address, "session.login_with_password",
 			[]any{c.config.Username, c.config.Password, "1.0", c.config.Originator})
 		var failure *Error
 		switch {
