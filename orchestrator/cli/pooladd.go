@@ -59,6 +59,7 @@ func (a *app) poolAdd() *cobra.Command {
 		Short: "Make a pool known, or change how it is reached, after a login",
 		Long: "Makes a pool known under NAME. The password is read from --password-file, or is that\n" + passwordSource + ".\n\n" +
 			"A pool is recognised by the certificates of its hosts: compare the fingerprint with that on the host's\nconsole (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) and give it with\n--fingerprint; or accept what is shown now with --trust-first-use.\n\n" +
+			"The pool's other hosts are kept with those that are named: a coordinator whose certificate is accepted vouches for\nthem, and any of them leads to the next one.\n\n" +
 			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses, gateway and MTU when they are given. Replicas stay as they are.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -118,6 +119,8 @@ func (a *app) addPool(ctx context.Context, p state.Pool, given func(flag string)
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
 	p.UUID = view.UUID
+	whole := config(p).Including(client.Members()) // the pool is found when the hosts that were named are gone
+	p.Addresses, p.Fingerprints = whole.Addresses, whole.Fingerprints
 	store, err := a.open(ctx)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -70,6 +71,29 @@ func (c Config) prepared() (Config, error) {
 		c.Outage = defaultOutage
 	}
 	return c, nil
+}
+
+// Including is c with the addresses and the certificates of members that it does not have yet.
+func (c Config) Including(members []Member) Config {
+	c.Addresses, c.Fingerprints = slices.Clone(c.Addresses), slices.Clone(c.Fingerprints)
+	for _, member := range members {
+		c.Addresses = including(c.Addresses, member.Address, withPort)
+		c.Fingerprints = including(c.Fingerprints, member.Fingerprint, parseFingerprint)
+	}
+	return c
+}
+
+// including appends a text unless the list has it in one of its forms.
+func including(list []string, text string, parse func(string) (string, error)) []string {
+	plain, err := parse(text)
+	has := func(known string) bool {
+		other, err := parse(known)
+		return err == nil && other == plain
+	}
+	if err != nil || slices.ContainsFunc(list, has) {
+		return list
+	}
+	return append(list, text)
 }
 
 // withPort completes an address to host:port.

@@ -2,17 +2,18 @@
 // XCP-ng 8.x.
 //
 // It holds one session to a pool's coordinator and hides what is accidental in that: which host is the
-// coordinator today, whether the session has expired, whether a kept connection has been cut. It does not
+// coordinator today, whether the session has expired, whether a kept connection has been cut. A coordinator that
+// goes away is looked for among the configured addresses and the members that it told of. It does not
 // hide what matters: a call that may or may not have been carried out ends in ErrOutcomeUnknown, and an error
 // of the API is an *Error with the code that the API gave.
 //
 //	     Call, Events                        Run, Import
 //	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)
 //	         ▼                                ▼
-//	┌─ do: repeat, log in again, fail over ──────┐
-//	│    roundTrip: at most 20 at once, limits   │
-//	└────┬───────────────────────────────────────┘
-//	     ▼ TLS, leaf certificate pinned by SHA-256
+//	┌─ do: repeat (table in repeat.go), log in again, fail over ──────┐
+//	│    roundTrip: at most 20 at once, limits                        │
+//	└────┬────────────────────────────────────────────────────────────┘
+//	     ▼ TLS, leaf certificate pinned by SHA-256, or told by a coordinator that is
 //	host A (coordinator)   host B ──HOST_IS_SLAVE──▶ host A
 //
 // Packages above take the small interface API, so that they can be tested without a server. The records of

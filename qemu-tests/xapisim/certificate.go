@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -47,4 +49,13 @@ func newCertificate(address net.IP) (*certificate, error) {
 		fingerprint: hex.EncodeToString(sum[:]),
 		pem:         string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 	}, nil
+}
+
+// openSSL is the fingerprint as the data model has it: upper-case bytes with colons between.
+func (c *certificate) openSSL() string {
+	var bytes []string
+	for pair := range slices.Chunk([]byte(strings.ToUpper(c.fingerprint)), 2) {
+		bytes = append(bytes, string(pair))
+	}
+	return strings.Join(bytes, ":")
 }

@@ -63,6 +63,10 @@ func (p *Pool) buildHost(n int, h *host) *object {
 		"virtual_hardware_platform_versions": []any{int64(0), int64(1), int64(2)}, "https_only": true,
 		"allowed_operations": []string{"vm_migrate", "provision", "vm_resume", "evacuate", "vm_start"},
 	})
+	p.db.insert("Certificate", map[string]any{
+		"host": host.ref, "type": "host", "fingerprint": h.certificate.openSSL(), "fingerprint_sha256": h.certificate.openSSL(),
+		"not_before": now().Add(-time.Hour), "not_after": now().AddDate(10, 0, 0),
+	})
 	dom0 := p.db.insert("VM", map[string]any{
 		"name_label": "Control domain on host: " + name, "is_control_domain": true, "power_state": "Running", "domid": int64(0),
 		"resident_on": host.ref, "affinity": host.ref, "memory_static_max": int64(1 << 30), "memory_static_min": int64(1 << 30),
