@@ -152,7 +152,7 @@ func TestTwoDeploymentsAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if templates := inventoryOf(t, f).DelegateTemplates(); len(templates) != 1 || f.sim.Calls(putImport) != 1 {
+	if templates := inventoryOf(t, f).DelegateTemplates(); len(templates) != 1 || f.sim.Calls(putImport) != requestsAnImport {
 		t.Errorf("%d templates, %d refused", len(templates), refused)
 	}
 	f.noRuns()

@@ -165,7 +165,7 @@ func (c *Client) do(ctx context.Context, timeout, outage time.Duration, method s
 			if stays == nil && !away.IsZero() {
 				stays = err // a login came through, and the call did not
 			}
-		case IsCode(err, codeStillBooting):
+		case IsCode(err, awayCodes...):
 			stays = err
 		case isTransport(err) && mayRepeat(method) && !errors.Is(err, context.DeadlineExceeded):
 			if broken++; broken == maxAttempts {

@@ -21,7 +21,13 @@ const (
 	codeOtherOperation       = "OTHER_OPERATION_IN_PROGRESS"
 	codeTaskCancelled        = "TASK_CANCELLED"
 	codeStillBooting         = "HOST_STILL_BOOTING"
+	codeNoManagementIP       = "HOST_HAS_NO_MANAGEMENT_IP"
+	codeCannotTalkBack       = "HOST_MASTER_CANNOT_TALK_BACK"
 )
+
+// awayCodes are the errors of a host that takes no calls for now, and has done nothing: it starts, or is a member that has lost
+// its coordinator (xapi-facts §1.5).
+var awayCodes = []string{codeStillBooting, codeNoManagementIP, codeCannotTalkBack}
 
 var (
 	// ErrAuthentication says that the pool refused the user name or the password.
@@ -78,7 +84,7 @@ func IsTemporary(err error) bool {
 	}
 	var status *StatusError
 	return isTransport(err) || errors.Is(err, ErrOutcomeUnknown) ||
-		IsCode(err, codeStillBooting, codeSessionInvalid, codeHostIsSlave) ||
+		IsCode(err, awayCodes...) || IsCode(err, codeSessionInvalid, codeHostIsSlave) ||
 		errors.As(err, &status) && status.Status >= http.StatusBadGateway
 }
 

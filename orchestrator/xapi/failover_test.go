@@ -111,6 +111,7 @@ func TestACallWaitsForThePool(t *testing.T) {
 	for name, refusals := range map[string][]func(call) any{
 		"a toolstack that starts":     {value(failure{"HOST_STILL_BOOTING"}), value(failure{"HOST_STILL_BOOTING"})},
 		"a coordinator that moves":    {value(failure{"HOST_IS_SLAVE", "127.0.0.1"}), value(failure{"HOST_IS_SLAVE", "127.0.0.1"})},
+		"a member in emergency":       {value(failure{"HOST_MASTER_CANNOT_TALK_BACK", "x"}), value(failure{"HOST_HAS_NO_MANAGEMENT_IP"})},
 		"a session, then a toolstack": {value(failure{"SESSION_INVALID", "x"}), value(failure{"HOST_STILL_BOOTING"})},
 	} {
 		t.Run(name, func(t *testing.T) {
