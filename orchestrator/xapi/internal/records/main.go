@@ -43,7 +43,9 @@ type generator struct {
 	enums map[string][]string
 }
 
-func (g *generator) line(format string, args ...any) { fmt.Fprintf(g, format+"\n", args...) }
+func (g *generator) line(format string, args ...any) {
+	g.WriteString(fmt.Sprintf(format, args...) + "\n")
+}
 
 // generate gives the source of all records, then of the enumerations.
 func generate(model *datamodel.Model) ([]byte, error) {
