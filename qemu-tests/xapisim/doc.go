@@ -5,7 +5,7 @@
 // strict where xapi is strict and answers with the error codes of xapi (xapi-facts §1 to §8 and §10, xapi-observed). It is
 // also the ground on which wider parts of the XenAPI are to stand, so almost everything in it is driven by tables:
 //
-//	       POST /jsonrpc
+//	       POST /jsonrpc; to any other path XML-RPC (xmlrpc.go)
 //	            |
 //	 server -> envelope -> dispatch ----------------------------+
 //	(a listener (rpc.go)   arity, session, arguments, faults    |
