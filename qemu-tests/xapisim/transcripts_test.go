@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
@@ -192,6 +193,9 @@ func readVerdicts(t *testing.T) map[int]verdict {
 			t.Fatal(err)
 		}
 		for seq := from; seq <= to; seq++ {
+			if _, twice := out[seq]; twice {
+				t.Fatalf("testdata/transcripts.txt: %q: %d stands there already", line, seq)
+			}
 			out[seq] = verdict{fields[0], reason}
 		}
 	}
@@ -206,8 +210,10 @@ func newReplay(t *testing.T, records []recorded) *replay {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := connect(t, pool)
+	c.http.Timeout = 20 * time.Second // a call that waits for ever is a difference, too
 	return &replay{
-		t: t, pool: pool, c: connect(t, pool), model: model, records: records,
+		t: t, pool: pool, c: c, model: model, records: records,
 		known: map[string]string{nullRef: nullRef}, taken: map[string]bool{}, first: firstRecords(model, records), made: madeBy(records),
 		destroyed: map[string]bool{},
 	}
