@@ -165,7 +165,7 @@ func TestFewBytes(t *testing.T) {
 // what comes next.
 func TestMixedContent(t *testing.T) {
 	noise := make([]byte, maxContent)
-	rand.NewChaCha8([32]byte{}).Read(noise)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise) // never fails
 	mixed := append(bytes.Clone(noise[:maxContent*31/32]), make([]byte, maxContent/32)...)
 	k := newPace(Tuning{}, 1, time.Second, 0)
 	p := packer{pace: k, progress: new(Progress)}
