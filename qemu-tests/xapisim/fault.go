@@ -12,10 +12,10 @@ import (
 )
 
 // Rule makes calls go wrong. It says which calls it is for, which of them it hits, and what happens to those: they may be slowed
-// down, and may have one ending other than their own (Error, Cut, CutReply, CutAfter, Hang or HangReply). Rules can also be read
-// from a JSON file, see ParseFaults.
+// down, may come after something that happened behind the pool's back (Lie), and may have one ending other than their own (Error,
+// Cut, CutReply, CutAfter, Hang or HangReply). Rules can also be read from a JSON file, see ParseFaults.
 //
-// The delays of all rules that hit a call add up; of endings, that of the rule first added strikes, and a rule whose turn does not
+// The delays of all rules that hit a call add up, and all their lies are told; of endings, that of the rule first added strikes, and a rule whose turn does not
 // come for that reason has not seen the call.
 type Rule struct {
 	Name string // tells the rule from others in messages
@@ -38,6 +38,9 @@ type Rule struct {
 	Delay          time.Duration // waited before the call is carried out, or its task made
 	Slow           time.Duration // the call takes so much longer: of an asynchronous one, the task
 	BytesPerSecond int64         // limits what the call copies on an SR, and what goes over its connection, in each direction
+
+	// Lie is told before the call is carried out, or ends. When it cannot be told, the call fails: INTERNAL_ERROR, with the cause.
+	Lie *Lie
 
 	Error     *Error // answered instead of carrying the call out; of an asynchronous call, by its task
 	Cut       bool   // the connection is closed without an answer and the call is not carried out
@@ -90,9 +93,9 @@ type faults struct {
 	calls map[string]int
 }
 
-// take counts a request and gives what is to happen to it, as one rule. named gives what the objects of the call are known by;
+// take counts a request and gives what is to happen to it, as one rule, and the lies of all that hit it. named gives what the objects of the call are known by;
 // it is asked only when a rule is for objects.
-func (f *faults) take(method string, named func() map[string]bool) Rule {
+func (f *faults) take(method string, named func() map[string]bool) (out Rule, lies []Lie) {
 	var names map[string]bool
 	if f.forObjects() {
 		names = named()
@@ -100,7 +103,6 @@ func (f *faults) take(method string, named func() map[string]bool) Rule {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls[method]++
-	var out Rule
 	for _, r := range f.rules {
 		if !r.matches(strings.TrimPrefix(method, "Async."), names) || r.ends() && out.ends() || !r.strikes() {
 			continue
@@ -109,12 +111,15 @@ func (f *faults) take(method string, named func() map[string]bool) Rule {
 		if rate == 0 || r.BytesPerSecond > 0 && r.BytesPerSecond < rate {
 			rate = r.BytesPerSecond
 		}
+		if r.Lie != nil {
+			lies = append(lies, *r.Lie)
+		}
 		if r.ends() {
 			out = r.Rule
 		}
 		out.Delay, out.Slow, out.BytesPerSecond = delay, slow, rate
 	}
-	return out
+	return out, lies
 }
 
 func (f *faults) forObjects() bool {
@@ -171,8 +176,16 @@ func (p *Pool) AllCalls() map[string]int {
 // given back. It ends the handler, by a panic that net/http provides for that, when the request is not to be carried out.
 // arguments are what the request names objects by: strings, in whatever sets and maps.
 func (p *Pool) strike(r *http.Request, method string, arguments any) Rule {
-	fault := p.faults.take(method, func() map[string]bool { return p.named(arguments) })
-	if fault.Delay > 0 && !sleep(r.Context(), fault.Delay) || fault.Cut {
+	fault, lies := p.faults.take(method, func() map[string]bool { return p.named(arguments) })
+	if fault.Delay > 0 && !sleep(r.Context(), fault.Delay) {
+		panic(http.ErrAbortHandler)
+	}
+	for _, lie := range lies {
+		if err := p.Lie(lie); err != nil {
+			fault = Rule{Error: internal(err.Error())} // whoever wrote the rule is to learn of it
+		}
+	}
+	if fault.Cut {
 		panic(http.ErrAbortHandler)
 	}
 	if fault.Hang {

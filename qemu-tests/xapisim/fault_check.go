@@ -26,7 +26,7 @@ func flaw(member, format string, values ...any) error {
 
 // Check tells what makes the rule impossible or pointless: the first such thing, as a FieldError.
 func (r *Rule) Check() error {
-	for _, check := range []func() error{r.checkMethod, r.checkChances, r.checkDelays, r.checkEnding} {
+	for _, check := range []func() error{r.checkMethod, r.checkChances, r.checkDelays, r.checkLie, r.checkEnding} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -104,6 +104,19 @@ func (r *Rule) checkDelays() error {
 	return nil
 }
 
+func (r *Rule) checkLie() error {
+	if r.Lie == nil {
+		return nil
+	}
+	if r.Method == acceptance {
+		return flaw("lie", "a connection is accepted before anything is asked of the pool")
+	}
+	if err := r.Lie.Check(); err != nil {
+		return &FieldError{"lie", err}
+	}
+	return nil
+}
+
 func (r *Rule) checkEnding() error {
 	endings := 0
 	for _, given := range []bool{r.Error != nil, r.Cut, r.CutReply, r.CutAfter != 0, r.Hang, r.HangReply} {
@@ -115,8 +128,8 @@ func (r *Rule) checkEnding() error {
 	switch {
 	case endings > 1:
 		return errors.New("error, cut, cut_after and hang exclude each other: a call ends but once")
-	case endings == 0 && r.Delay == 0 && r.Slow == 0 && r.BytesPerSecond == 0:
-		return errors.New("it does nothing: want one of error, cut, cut_after, hang, delay, slow, bytes_per_second")
+	case endings == 0 && r.Delay == 0 && r.Slow == 0 && r.BytesPerSecond == 0 && r.Lie == nil:
+		return errors.New("it does nothing: want one of error, cut, cut_after, hang, delay, slow, bytes_per_second, lie")
 	case r.Error != nil && r.Error.Code == "":
 		return flaw("error", "the code is empty")
 	case r.CutAfter < 0:

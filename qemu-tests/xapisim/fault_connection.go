@@ -145,7 +145,7 @@ func (l *faultyListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		fault := l.pool.faults.take(acceptance, func() map[string]bool { return nil })
+		fault, _ := l.pool.faults.take(acceptance, func() map[string]bool { return nil })
 		switch {
 		case fault.Cut:
 			c.Close()

@@ -73,6 +73,37 @@ func ExamplePool_Fault_lostAnswer() {
 	// 1 <nil>
 }
 
+// Something happens behind the pool's back just before a call: others fill the SR.
+func ExampleRule_lie() {
+	pool, c, _, end := examplePool()
+	defer end()
+	data, err := os.ReadFile("testdata/faults/lying-storage.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	faults, err := xapisim.ParseFaults(data)
+	if err != nil {
+		log.Fatal(err)
+	}
+	faults.Add(pool)
+	disks, err := c.raw("VDI.get_all", c.session)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		_, err := c.raw("VDI.snapshot", c.session, disks.([]any)[0])
+		fmt.Println(err)
+	}
+
+	pool.Fault(xapisim.Rule{Method: "VM.get_all", Count: 1, Lie: &xapisim.Lie{Kind: "power-loss", Object: "web"}})
+	_, err = c.raw("VM.get_all", c.session)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// SR_BACKEND_FAILURE_44[ There is insufficient space need 2097152, have 65536]
+	// INTERNAL_ERROR[xapisim: lie power-loss about web: it does not run]
+}
+
 // Connections are accepted and never served, as behind a firewall that has forgotten them.
 func ExamplePool_Fault_halfOpen() {
 	pool, c, _, end := examplePool()

@@ -107,6 +107,11 @@ func ruleMembers(r *Rule) map[string]func(json.RawMessage) error {
 			r.Error = fail(texts[0], texts[1:]...)
 			return nil
 		},
+		"lie": func(raw json.RawMessage) error {
+			lie, err := ParseLie(raw)
+			r.Lie = &lie
+			return err
+		},
 		"cut":       ending(&r.Cut, &r.CutReply),
 		"cut_after": oneOrMore(&r.CutAfter, "a number of bytes"),
 		"hang":      ending(&r.Hang, &r.HangReply),

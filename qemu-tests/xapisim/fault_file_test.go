@@ -19,7 +19,8 @@ func TestParseFaults(t *testing.T) {
 			"error": ["SR_BACKEND_FAILURE_44", "", "full", ""]},
 		{"method": "VM.snapshot", "cut": "before"}, {"method": "VM.snapshot", "cut": "after"},
 		{"method": "event.from", "hang": "before"}, {"method": "event.from", "hang": "after"},
-		{"method": "http/put_import", "cut_after": 1048576}, {"object": "nfs", "slow": "2s", "bytes_per_second": 1000000}
+		{"method": "http/put_import", "cut_after": 1048576}, {"object": "nfs", "slow": "2s", "bytes_per_second": 1000000},
+		{"method": "VM.snapshot", "lie": {"kind": "fill", "object": "nfs", "free": 1048576}, "cut": "before"}
 	]}`))
 	if err != nil {
 		t.Fatal(err)
@@ -30,6 +31,7 @@ func TestParseFaults(t *testing.T) {
 		{Method: "VM.snapshot", Seed: 8, Cut: true}, {Method: "VM.snapshot", Seed: 9, CutReply: true},
 		{Method: "event.from", Seed: 10, Hang: true}, {Method: "event.from", Seed: 11, HangReply: true},
 		{Method: "http/put_import", Seed: 12, CutAfter: 1 << 20}, {Object: "nfs", Seed: 13, Slow: 2 * time.Second, BytesPerSecond: 1e6},
+		{Method: "VM.snapshot", Seed: 14, Lie: &xapisim.Lie{Kind: "fill", Object: "nfs", Free: 1 << 20}, Cut: true},
 	}
 	if !reflect.DeepEqual(got.Rules, want) {
 		t.Errorf("read %+v", got.Rules)
@@ -39,7 +41,7 @@ func TestParseFaults(t *testing.T) {
 // TestParseFaultsRefuses: an error names the rule, the member and what is wanted.
 func TestParseFaultsRefuses(t *testing.T) {
 	for _, c := range []struct{ rule, want string }{
-		{`{"method": "VM.start", "eror": ["X"]}`, `"eror": no such member; there are after, bytes_per_second, count, cut, cut_after, delay, error, hang`},
+		{`{"method": "VM.start", "eror": ["X"]}`, `"eror": no such member; there are after, bytes_per_second, count, cut, cut_after, delay, error, hang, lie`},
 		{`{"method": "VM.start", "cut": "before", "method": "VM.start"}`, `"method": comes twice`},
 		{`{"method": "VM.strat", "cut": "before"}`, `"method": there is no method VM.strat`},
 		{`{"method": "VM.[", "cut": "before"}`, `"method": VM.[: syntax error in pattern`},
@@ -72,6 +74,13 @@ func TestParseFaultsRefuses(t *testing.T) {
 		{`{"method": "connection", "cut": "after"}`, `"method": a connection can be cut, or hang`},
 		{`{"method": "connection", "cut": "before", "object": "x"}`, `"object": a connection has no object`},
 		{`{"method": "connection", "cut": "before", "delay": "1s"}`, `"delay": a connection`},
+		{`{"lie": "fill"}`, `"lie": a lie: "fill": want an object`},
+		{`{"lie": {"kind": "fib", "object": "x"}}`, `"lie": there is no lie "fib": want one of fill, garbage`},
+		{`{"lie": {"kind": "fill"}}`, `"lie": lie fill: object is missing`},
+		{`{"lie": {"kind": "fill", "object": "x", "fre": 1}}`, `"lie": a lie: "fre": no such member; there are blocks, count, free, keep, kind`},
+		{`{"lie": {"kind": "fill", "object": "x", "object": "y"}}`, `"lie": a lie: "object": comes twice`},
+		{`{"lie": {"kind": "fill", "object": "x", "free": "1"}}`, `"lie": a lie: "free": "1": want a number of bytes`},
+		{`{"lie": {"kind": "fill", "object": "x"}, "method": "connection", "cut": "before"}`, `"lie": a connection`},
 		{`7`, `7: want an object`},
 	} {
 		_, err := xapisim.ParseFaults([]byte(`{"rules": [{"delay": "1s"}, ` + c.rule + `]}`))
@@ -100,6 +109,7 @@ func TestFaultRefuses(t *testing.T) {
 	pool := newPool(t, xapisim.Config{})
 	for _, rule := range []xapisim.Rule{
 		{}, {Method: "VM.strat", Cut: true}, {Method: "VM.start", Cut: true, Hang: true}, {Delay: -1}, {Cut: true, Probability: -1},
+		{Lie: &xapisim.Lie{Kind: "fib", Object: "x"}},
 	} {
 		func() {
 			defer func() {
@@ -143,6 +153,7 @@ func FuzzParseFaults(f *testing.F) {
 	f.Add([]byte(`{"seed": 7, "rules": [{"name": "full", "method": "VDI.*", "object": "nfs", "probability": 0.25, "error": ["X", ""]}]}`))
 	f.Add([]byte(`{"rules": [{"method": "http/put_import", "cut_after": 1, "delay": "1h"}, {"hang": "after", "slow": "1ns"}]}`))
 	f.Add([]byte(`{"rules": [{"cut": "before", "cut": null}]}`))
+	f.Add([]byte(`{"rules": [{"method": "VM.start", "lie": {"kind": "lost-writes", "object": "nfs", "keep": 0.5, "seed": 7}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		faults, err := xapisim.ParseFaults(data)
 		if err != nil {

@@ -1,11 +1,8 @@
 package xapisim
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -14,7 +11,7 @@ import (
 
 // Lie is a way in which a pool's storage, or somebody in the pool, does what a replication product must not trust it not to
 // do (design §7). Some lies are told at once by Pool.Lie; others stand from then on, and are told whenever there is an
-// occasion.
+// occasion. A Rule can have a lie told when a call comes.
 //
 //	garbage        an SR of a thick type: its new volumes hold what was on the device before       stands
 //	lost-writes    an SR or a VDI: when the power of a host or a VM is lost, so is what was         stands
@@ -34,13 +31,13 @@ import (
 // SR may have kept, unless Pool.Flushed is called. The blocks that a lie writes are 4 KiB of noise each. An SR that is full
 // refuses new volumes, snapshots and growth; a guest's writes to the disks that it has are never refused.
 type Lie struct {
-	Kind   string  `json:"kind"`
-	Object string  `json:"object"`          // reference, uuid or name_label
-	Count  int     `json:"count,omitempty"` // so often a standing lie is told; 0 means always
-	Blocks int     `json:"blocks,omitempty"`
-	Free   int64   `json:"free,omitempty"` // bytes
-	Keep   float64 `json:"keep,omitempty"` // 0 to 1
-	Seed   uint64  `json:"seed,omitempty"` // of what is drawn: blocks, and which of them are kept
+	Kind   string
+	Object string // reference, uuid or name_label
+	Count  int    // so often a standing lie is told; 0 means always
+	Blocks int
+	Free   int64   // bytes
+	Keep   float64 // 0 to 1
+	Seed   uint64  // of what is drawn: blocks, and which of them are kept
 }
 
 // lieKinds are the kinds with the classes of what they can be about, and how they are told; without that they stand.
@@ -59,16 +56,21 @@ var lieKinds = map[string]struct {
 	"power-loss":    {[]string{"VM"}, (*Pool).powerLoss},
 }
 
-// ParseLie reads a lie from JSON, such as {"kind":"fill","object":"shared","free":1048576}.
+// ParseLie reads a lie from JSON, such as {"kind":"fill","object":"shared","free":1048576}. It takes nothing that it does not know,
+// and nothing twice.
 func ParseLie(data []byte) (Lie, error) {
 	var l Lie
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&l); err != nil {
+	err := readMembers(data, map[string]func(json.RawMessage) error{
+		"kind":   func(raw json.RawMessage) error { return strict(raw, &l.Kind, "a string") },
+		"object": func(raw json.RawMessage) error { return strict(raw, &l.Object, "a string") },
+		"count":  func(raw json.RawMessage) error { return strict(raw, &l.Count, "a number of occasions") },
+		"blocks": func(raw json.RawMessage) error { return strict(raw, &l.Blocks, "a number of blocks") },
+		"free":   func(raw json.RawMessage) error { return strict(raw, &l.Free, "a number of bytes") },
+		"keep":   func(raw json.RawMessage) error { return strict(raw, &l.Keep, "a number from 0 to 1") },
+		"seed":   func(raw json.RawMessage) error { return strict(raw, &l.Seed, "a whole number") },
+	})
+	if err != nil {
 		return Lie{}, fmt.Errorf("a lie: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return Lie{}, errors.New("a lie: something follows the JSON object")
 	}
 	return l, l.Check()
 }

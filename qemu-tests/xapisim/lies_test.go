@@ -45,10 +45,13 @@ func different(t *testing.T, a, b []byte) int {
 func TestLiesThatCannotBe(t *testing.T) {
 	pool := newPool(t, xapisim.Config{})
 	for text, want := range map[string]string{
-		`{"kind":"fib","object":"x"}`:                            "there is no lie",
-		`{"kind":"fill"}`:                                        "object is missing",
-		`{"kind":"fill","object":"shared","fre":1}`:              "unknown field",
-		`{"kind":"fill","object":"shared"} {}`:                   "follows",
+		`{"kind":"fib","object":"x"}`:                  "there is no lie",
+		`{"kind":"fill"}`:                              "object is missing",
+		`{"kind":"fill","object":"shared","fre":1}`:    "no such member",
+		`{"kind":"fill","kind":"fill"}`:                "comes twice",
+		`{"kind":"fill","object":"shared","free":"1"}`: "a number of bytes",
+		`null`:                                 "want an object",
+		`{"kind":"fill","object":"shared"} {}`: "follows",
 		`{"kind":"lost-writes","object":"shared","keep":1.5}`:    "0 to 1",
 		`{"kind":"torn-snapshot","object":"shared","count":-1}`:  "negative",
 		`{"kind":"torn-snapshot","object":"shared"}`:             "no VM called",
