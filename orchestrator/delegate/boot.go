@@ -61,7 +61,6 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 		method string
 		args   []any
 	}{
-		{"VM.provision", []any{d.Ref}}, // no template any more
 		{"VM.set_affinity", []any{d.Ref, host}},
 		{"VM.add_tags", []any{d.Ref, replica.TagLeaveAlone}},
 		{"VM.set_xenstore_data", []any{d.Ref, data}},
@@ -71,6 +70,10 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 			method string
 			args   []any
 		}{"VM.set_ha_restart_priority", []any{d.Ref, ""}})
+	}
+	ours := func(vm xapi.VM) bool { return !vm.IsATemplate }
+	if err := xapi.Ensure(ctx, api, "VM.provision", xapi.Record(api, "VM", d.Ref, ours), d.Ref); err != nil { // no template any more
+		return boot{}, err
 	}
 	for _, call := range calls {
 		if err := api.Call(ctx, call.method, nil, call.args...); err != nil {

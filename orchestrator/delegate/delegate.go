@@ -119,5 +119,5 @@ func (d *Delegate) powerOff(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, haltTimeout)
 	defer cancel()
-	return watch(waiting, d.pool.API, d.Ref, func(vm xapi.VM) (bool, error) { return vm.PowerState == xapi.Halted, nil })
+	return watch(waiting, d.pool.API, d.Ref, func(vm xapi.VM) (bool, error) { return halted(vm), nil })
 }

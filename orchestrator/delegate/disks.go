@@ -63,7 +63,7 @@ func (d *Delegate) createVBD(ctx context.Context, vdi xapi.Ref) (vbd xapi.Ref, n
 		if number, err = d.freePosition(ctx); err != nil {
 			return "", 0, err
 		}
-		err = d.pool.API.Call(ctx, "VBD.create", &vbd, map[string]any{
+		vbd, err = xapi.MakeVBD(ctx, d.pool.API, map[string]any{
 			"VM": d.Ref, "VDI": vdi, "userdevice": strconv.Itoa(number), "bootable": false, "mode": xapi.ModeRW, "type": xapi.TypeDisk,
 			"empty": false, "unpluggable": true, "other_config": map[string]string{},
 			"qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
@@ -103,7 +103,7 @@ func (d *Delegate) plug(ctx context.Context, vbd, vdi xapi.Ref) error {
 	deadline := time.Now().Add(d.timeout)
 	attempts := 0
 	for {
-		err := d.pool.API.Run(ctx, "VBD.plug", nil, vbd)
+		err := xapi.Ensure(ctx, d.pool.API, "VBD.plug", xapi.Record(d.pool.API, "VBD", vbd, plugged), vbd)
 		wait := d.pause
 		switch {
 		case xapi.IsCode(err, codeMissingDrivers):
@@ -123,6 +123,8 @@ func (d *Delegate) plug(ctx context.Context, vbd, vdi xapi.Ref) error {
 		}
 	}
 }
+
+func plugged(vbd xapi.VBD) bool { return vbd.CurrentlyAttached }
 
 // holders names the VMs that a disk is attached to; the control domain among them is a transfer that crashed (xapi-facts §14.4).
 func (d *Delegate) holders(ctx context.Context, ref xapi.Ref) string {
@@ -212,9 +214,10 @@ func (d *Delegate) drop(ctx context.Context, vbd xapi.Ref, number int) error {
 
 // destroyVBD takes a disk from the VM, whether it was plugged or not. Its number is free when the delegate has seen it go.
 func (d *Delegate) destroyVBD(ctx context.Context, vbd xapi.Ref, number int) error {
-	err := d.pool.API.Run(ctx, "VBD.unplug", nil, vbd)
+	unplugged := xapi.Record(d.pool.API, "VBD", vbd, func(v xapi.VBD) bool { return !plugged(v) })
+	err := xapi.Ensure(ctx, d.pool.API, "VBD.unplug", unplugged, vbd)
 	if err == nil || xapi.IsCode(err, codeAlreadyDetached) {
-		err = d.pool.API.Run(ctx, "VBD.destroy", nil, vbd)
+		err = xapi.Destroy(ctx, d.pool.API, "VBD", vbd)
 	}
 	if err == nil || xapi.IsCode(err, codeHandleInvalid) {
 		err = d.awaitGone(ctx, number)

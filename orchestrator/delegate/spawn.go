@@ -169,12 +169,11 @@ func (s *Spawner) clone(ctx context.Context, d *Delegate, template xapi.Ref) err
 			pending.Name = name
 			ctx, cancel := lingering(ctx)
 			defer cancel()
-			var ref string
-			if err := pool.API.Run(ctx, "VM.clone", &ref, template, name); err != nil {
+			var err error
+			if d.Ref, err = xapi.Make(ctx, pool.API, "VM.clone", xapi.ByName(pool.API, "VM", name, ""), template, name); err != nil {
 				return "", err
 			}
-			d.Ref = xapi.Ref(ref)
-			err := pool.API.Call(ctx, "VM.get_uuid", &d.UUID, d.Ref)
+			err = pool.API.Call(ctx, "VM.get_uuid", &d.UUID, d.Ref)
 			return d.UUID, err
 		})
 	if err == nil {

@@ -27,7 +27,8 @@ const codeNoHostsAvailable = "NO_HOSTS_AVAILABLE"
 
 // start boots the VM on its host. Nothing published before the end of this call counts.
 func (d *Delegate) start(ctx context.Context, host xapi.Ref) error {
-	err := d.pool.API.Run(ctx, "VM.start_on", nil, d.Ref, host, false, false)
+	running := xapi.Record(d.pool.API, "VM", d.Ref, func(vm xapi.VM) bool { return vm.PowerState == xapi.Running && vm.ResidentOn == host })
+	err := xapi.Ensure(ctx, d.pool.API, "VM.start_on", running, d.Ref, host, false, false)
 	var refused *xapi.Error
 	if err == nil || ctx.Err() != nil || !errors.As(err, &refused) {
 		return err

@@ -56,10 +56,11 @@ func (d *deployment) complete(ctx context.Context, ref xapi.Ref, uuid string) er
 	if err := replica.Apply(ctx, api, "VM", ref, marker); err != nil {
 		return err
 	}
-	return api.Call(ctx, "VIF.create", nil, map[string]any{
+	_, err = xapi.MakeVIF(ctx, api, map[string]any{
 		"device": "0", "network": d.network, "VM": ref, "MAC": "", "MTU": d.pool.Inventory.Networks[d.network].MTU,
 		"other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 	})
+	return err
 }
 
 // templateRemover removes delegates' templates from one pool.
@@ -168,5 +169,5 @@ func (r templateRemover) destroy(ctx context.Context, ref xapi.Ref) error {
 			return err
 		}
 	}
-	return xapi.UnlessGone(ctx, r.API, "VM", ref, r.API.Run(ctx, "VM.destroy", nil, ref))
+	return xapi.Destroy(ctx, r.API, "VM", ref)
 }

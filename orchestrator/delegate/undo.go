@@ -73,7 +73,7 @@ func (r remover) remove(ctx context.Context, o state.Object) error {
 		err = r.removeDisk(ctx, o, ref, claimed)
 	}
 	if err == nil {
-		err = r.pool.API.Run(ctx, "VM.destroy", nil, ref)
+		err = xapi.Destroy(ctx, r.pool.API, "VM", ref)
 	}
 	return xapi.UnlessGone(ctx, r.pool.API, "VM", ref, err) // somebody else may have removed the VM
 }
@@ -156,13 +156,15 @@ func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
 			}
 			return true, nil
 		}
-		err := r.pool.API.Run(ctx, "VM.hard_shutdown", nil, ref)
+		err := xapi.Ensure(ctx, r.pool.API, "VM.hard_shutdown", xapi.Record(r.pool.API, "VM", ref, halted), ref)
 		if xapi.IsCode(err, codeBadPowerState, codeOtherOperation) {
 			err = nil // it halts by itself, or somebody halts it: the next state tells
 		}
 		return false, err
 	})
 }
+
+func halted(vm xapi.VM) bool { return vm.PowerState == xapi.Halted }
 
 // removeDisk destroys the delegate's own disk. It comes before the VM, which is what leads to it.
 func (r remover) removeDisk(ctx context.Context, o state.Object, ref xapi.Ref, claimed claim) error {

@@ -28,8 +28,13 @@ func watch(ctx context.Context, api xapi.API, ref xapi.Ref, look func(xapi.VM) (
 			token = ""
 			continue
 		}
-		if err != nil {
+		if err != nil && (ctx.Err() != nil || !xapi.IsTemporary(err)) {
 			return err
+		}
+		if err != nil { // a pool that is away for a while is waited for by the look at the record
+			if err := pause(ctx, driverPause); err != nil {
+				return err
+			}
 		}
 		token = batch.Token
 		seen := false

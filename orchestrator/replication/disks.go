@@ -85,7 +85,8 @@ func (r *run) prepareDisk(ctx context.Context, d *diskRun, source inventory.Disk
 	if exists {
 		d.vdi, d.uuid = known.VDIRef, known.VDI.UUID
 		if known.VDI.VirtualSize < d.plan.Size {
-			if err := r.target.API.Run(ctx, "VDI.resize", nil, d.vdi, d.plan.Size); err != nil {
+			grown := xapi.Record(r.target.API, classVDI, d.vdi, func(v xapi.VDI) bool { return v.VirtualSize >= d.plan.Size })
+			if err := xapi.Ensure(ctx, r.target.API, "VDI.resize", grown, d.vdi, d.plan.Size); err != nil {
 				return err
 			}
 			r.report.event("disk-grown", "disk %s grew to %d bytes with its source", d.plan.Disk, d.plan.Size)
@@ -116,8 +117,8 @@ func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) e
 	}
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVDI, kind: replica.KindReplicaDisk, origin: d.plan.SourceVDI,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return createDisk(ctx, api, r.sr.Ref, name, d.plan.Size, marker)
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return createDisk(ctx, creating, r.sr.Ref, name, d.plan.Size, marker)
 		},
 	})
 	if err != nil {
@@ -133,8 +134,8 @@ func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) e
 }
 
 // createDisk creates a disk that bears its marker, but for its own uuid, from the first moment.
-func createDisk(ctx context.Context, api xapi.API, sr xapi.Ref, name string, size int64, marker replica.Marker) (xapi.Ref, error) {
-	return asTask(ctx, api, "VDI.create", map[string]any{
+func createDisk(ctx context.Context, creating maker, sr xapi.Ref, name string, size int64, marker replica.Marker) (xapi.Ref, error) {
+	return creating(ctx, "VDI.create", map[string]any{
 		"name_label": name, "name_description": "", "SR": sr, "virtual_size": size, "type": "user",
 		"sharable": false, "read_only": false, "other_config": marker.OtherConfig(), "tags": []string{},
 		"xenstore_data": map[string]string{}, "sm_config": map[string]string{},
@@ -166,7 +167,7 @@ func (r *run) detach(ctx context.Context, name string) error {
 	case held.VDI.UUID != ours:
 		r.report.event("foreign-disk", "disk %s of the replica VM is VDI %s, which is not ours: it is left alone", name, held.VDI.UUID)
 	default:
-		if err := r.target.API.Call(ctx, "VBD.destroy", nil, held.VBDRef); err != nil {
+		if err := xapi.Destroy(ctx, r.target.API, classVBD, held.VBDRef); err != nil {
 			return fmt.Errorf("disk %s, which the source has no more: %w", name, err)
 		}
 	}

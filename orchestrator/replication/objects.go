@@ -2,9 +2,7 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
@@ -19,16 +17,12 @@ const (
 	classVDI = "VDI"
 	classVBD = "VBD"
 
-	codeHandleInvalid = "HANDLE_INVALID"
-	codeUUIDInvalid   = "UUID_INVALID"
+	codeUUIDInvalid = "UUID_INVALID"
 )
 
 const (
 	// creationTimeout bounds a creating call. Snapshots and clones take seconds; a busy SR has them wait.
 	creationTimeout = 5 * time.Minute
-	// outcomeTimeout is how long an object is looked for whose creating call was cut off.
-	outcomeTimeout = time.Minute
-	outcomePause   = 500 * time.Millisecond
 )
 
 // creation is an object to be made.
@@ -38,8 +32,11 @@ type creation struct {
 	kind   replica.Kind
 	origin string   // uuid, see saga.Intent
 	except xapi.Ref // an object that may have the same name
-	call   func(ctx context.Context, name string) (xapi.Ref, error)
+	call   func(ctx context.Context, name string, creating maker) (xapi.Ref, error)
 }
+
+// maker makes the call that gives the object, and is sure of its outcome.
+type maker func(ctx context.Context, method string, args ...any) (xapi.Ref, error)
 
 // create makes an object under the run's record. A creating call is not broken off when ctx ends: nobody could tell then
 // what came of it.
@@ -52,32 +49,15 @@ func create(ctx context.Context, s *saga.Saga, c creation) (xapi.Ref, state.Obje
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), creationTimeout)
 		defer cancel()
-		if ref, err = c.call(ctx, name); errors.Is(err, xapi.ErrOutcomeUnknown) {
-			ref, err = c.await(ctx, name, err)
-		}
+		ref, err = c.call(ctx, name, func(ctx context.Context, method string, args ...any) (xapi.Ref, error) {
+			return xapi.Make(ctx, c.pool.API, method, xapi.ByName(c.pool.API, c.class, name, c.except), args...)
+		})
 		if err != nil {
 			return "", err
 		}
 		return uuid, c.pool.API.Call(ctx, c.class+".get_uuid", &uuid, ref)
 	})
 	return ref, object, err
-}
-
-// await looks for an object whose creating call was cut off: it may come yet.
-func (c creation) await(ctx context.Context, name string, cause error) (xapi.Ref, error) {
-	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
-	defer cancel()
-	for {
-		refs, err := made(ctx, c.pool.API, c.class, c.kind, name, c.except)
-		if err == nil && len(refs) == 1 {
-			return refs[0], nil
-		}
-		select {
-		case <-time.After(outcomePause):
-		case <-ctx.Done():
-			return "", errors.Join(cause, err)
-		}
-	}
 }
 
 // creators are the tasks that make the objects of a kind.
@@ -98,27 +78,11 @@ func made(ctx context.Context, api xapi.API, class string, kind replica.Kind, na
 	if err != nil {
 		return nil, err
 	}
-	refs, err := byName(ctx, api, class, name, except)
+	refs, err := xapi.ByName(api, class, name, except)(ctx)
 	if err == nil && len(refs) == 0 && !ended {
 		return nil, fmt.Errorf("a task %s that was pending does not end, and may be making %s: try again when it has ended", creators[kind], name)
 	}
 	return refs, err
-}
-
-// byName finds the objects of a name, but for one.
-func byName(ctx context.Context, api xapi.API, class, name string, except xapi.Ref) ([]xapi.Ref, error) {
-	var refs []xapi.Ref
-	if err := api.Call(ctx, class+".get_by_name_label", &refs, name); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(refs, func(r xapi.Ref) bool { return r == except }), nil
-}
-
-// asTask runs a call that gives a reference as a task.
-func asTask(ctx context.Context, api xapi.API, method string, args ...any) (xapi.Ref, error) {
-	var ref string
-	err := api.Run(ctx, method, &ref, args...)
-	return xapi.Ref(ref), err
 }
 
 // heldDisk is a disk of a VM as its VBDs say.

@@ -24,8 +24,8 @@ func (r *run) makeReplica(ctx context.Context) error {
 	marker := replica.Marker{Kind: replica.KindReplica, Source: r.vm.UUID, Installation: r.store.Installation().UUID, Run: r.id}
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVM, kind: replica.KindReplica, origin: r.vm.UUID,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return asTask(ctx, api, "VM.create", replicaRecord(r.vm.VM, name, r.description(), marker))
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return creating(ctx, "VM.create", replicaRecord(r.vm.VM, name, r.description(), marker))
 		},
 	})
 	if err != nil {
@@ -162,8 +162,7 @@ func (r *run) makeVIF(ctx context.Context, v mappedVIF) error {
 	if r.request.NewMACs {
 		mac = "" // drawn by the pool
 	}
-	var ref xapi.Ref
-	err := r.target.API.Call(ctx, "VIF.create", &ref, map[string]any{
+	_, err := xapi.MakeVIF(ctx, r.target.API, map[string]any{
 		"device": v.vif.Device, "network": v.network, "VM": r.standbyRef, "MAC": mac, "MTU": v.vif.MTU,
 		"other_config": filled(v.vif.OtherConfig), "qos_algorithm_type": v.vif.QoSAlgorithmType,
 		"qos_algorithm_params": filled(v.vif.QoSAlgorithmParams),
@@ -176,8 +175,7 @@ func (r *run) makeVIF(ctx context.Context, v mappedVIF) error {
 
 // attach joins a disk with the replica VM, at the position of the source's disk.
 func (r *run) attach(ctx context.Context, d *diskRun, source inventory.Disk) error {
-	var ref xapi.Ref
-	err := r.target.API.Call(ctx, "VBD.create", &ref, map[string]any{
+	_, err := xapi.MakeVBD(ctx, r.target.API, map[string]any{
 		"VM": r.standbyRef, "VDI": d.vdi, "userdevice": strconv.Itoa(source.Number), "bootable": source.VBD.Bootable,
 		"mode": xapi.ModeRW, "type": xapi.TypeDisk, "empty": false, "unpluggable": true,
 		"other_config":       map[string]string{"owner": ""}, // the disk goes with the VM (xapi-facts §6.3)

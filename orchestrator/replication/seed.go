@@ -92,12 +92,12 @@ func (r *run) prepareSeeds(ctx context.Context) error {
 	for _, plan := range r.plan.Seeds {
 		ref, object, err := create(ctx, r.saga, creation{
 			pool: r.target, class: classVDI, kind: replica.KindSeed, origin: plan.VDI, except: plan.ref,
-			call: func(ctx context.Context, name string) (xapi.Ref, error) {
+			call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
 				var label string
 				if err := api.Call(ctx, "VDI.get_name_label", &label, plan.ref); err != nil {
 					return "", err
 				}
-				return cloneNamed(ctx, api, plan.ref, label, name)
+				return cloneNamed(ctx, api, plan.ref, label, name, creating)
 			},
 		})
 		if err == nil {

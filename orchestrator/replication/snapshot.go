@@ -20,8 +20,8 @@ func (r *run) prepareSource(ctx context.Context) error {
 	api := r.source.API
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVM, kind: replica.KindSnapshot, origin: r.vm.UUID,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return asTask(ctx, api, "VM.snapshot", r.vm.Ref, name)
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return creating(ctx, "VM.snapshot", r.vm.Ref, name)
 		},
 	})
 	if err != nil {
@@ -75,8 +75,8 @@ func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 	}
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVDI, kind: replica.KindClone, origin: from.vdi.UUID, except: from.ref,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return cloneNamed(ctx, api, from.ref, from.vdi.NameLabel, name)
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return cloneNamed(ctx, api, from.ref, from.vdi.NameLabel, name, creating)
 		},
 	})
 	if err != nil {
@@ -90,11 +90,11 @@ func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 
 // cloneNamed clones a disk under a name. VDI.clone takes none, the clone gets that of its original: so the original bears it
 // meanwhile.
-func cloneNamed(ctx context.Context, api xapi.API, from xapi.Ref, itsName, name string) (xapi.Ref, error) {
+func cloneNamed(ctx context.Context, api xapi.API, from xapi.Ref, itsName, name string, creating maker) (xapi.Ref, error) {
 	if err := setField(ctx, api, classVDI, from, "name_label", name); err != nil {
 		return "", err
 	}
-	ref, err := asTask(ctx, api, "VDI.clone", from, map[string]string{})
+	ref, err := creating(ctx, "VDI.clone", from, map[string]string{})
 	if back := setField(ctx, api, classVDI, from, "name_label", itsName); err == nil {
 		err = back
 	}

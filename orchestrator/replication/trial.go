@@ -216,8 +216,8 @@ func (t *trial) createScratch(ctx context.Context) (int64, error) {
 	}
 	ref, object, err := create(ctx, t.saga, creation{
 		pool: t.pool, class: classVDI, kind: replica.KindScratch,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return createDisk(ctx, t.pool.API, t.sr, name, t.size, marker)
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return createDisk(ctx, creating, t.sr, name, t.size, marker)
 		},
 	})
 	if err != nil {

@@ -130,7 +130,7 @@ func destroySnapshot(ctx context.Context, api xapi.API, ref xapi.Ref, vm xapi.VM
 			return err
 		}
 	}
-	return api.Run(ctx, "VM.destroy", nil, ref)
+	return xapi.Destroy(ctx, api, classVM, ref)
 }
 
 // removeDisk removes a clone, a scratch disk, or a disk of a replica that never held data.
@@ -195,7 +195,7 @@ func (u undoer) removeReplica(ctx context.Context, o state.Object) error {
 		if vm.PowerState != xapi.Halted || !metrics.StartTime.IsZero() {
 			return fmt.Errorf("VM %s (%s) has run: %w", vm.NameLabel, vm.UUID, ErrStranger)
 		}
-		return api.Run(ctx, "VM.destroy", nil, ref)
+		return xapi.Destroy(ctx, api, classVM, ref)
 	})
 }
 

@@ -158,12 +158,14 @@ func TestUndoPastMissingObjects(t *testing.T) {
 		"the disk's repository is gone": {func(p *records) { p.failing["VDI.destroy"] = invalid("SR", "x") }, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pool, undoers := undoing(t)
-			c.spoil(pool)
-			err := undoers[snapshotRecord.Kind](t.Context(), snapshotRecord)
-			if _, removed := pool.called["VM.destroy"]; removed != c.removed || (err != nil) != c.fails {
-				t.Errorf("removed: %v, %v", removed, err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				pool, undoers := undoing(t)
+				c.spoil(pool)
+				err := undoers[snapshotRecord.Kind](t.Context(), snapshotRecord)
+				if _, removed := pool.called["VM.destroy"]; removed != c.removed || (err != nil) != c.fails {
+					t.Errorf("removed: %v, %v", removed, err)
+				}
+			})
 		})
 	}
 }

@@ -229,8 +229,8 @@ func (v *verification) clone(ctx context.Context, d *verifiedDisk) (xapi.Ref, er
 	api := v.target.API
 	ref, object, err := create(ctx, v.saga, creation{
 		pool: v.target, class: classVDI, kind: replica.KindClone, origin: d.from.VDI.UUID, except: d.from.VDIRef,
-		call: func(ctx context.Context, name string) (xapi.Ref, error) {
-			return cloneNamed(ctx, api, d.from.VDIRef, d.from.VDI.NameLabel, name)
+		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
+			return cloneNamed(ctx, api, d.from.VDIRef, d.from.VDI.NameLabel, name, creating)
 		},
 	})
 	if err != nil {

@@ -232,6 +232,15 @@ func (w *world) write(path string, offset int64, content []byte) {
 	w.must(err)
 }
 
+// grow makes a disk of the source larger.
+func (w *world) grow(disk int, size int64) {
+	w.Helper()
+	ref, err := xapi.GetByUUID(w.Context(), w.a.API, "VDI", w.vm.VDIs[disk])
+	w.must(err)
+	grown := xapi.Record(w.a.API, "VDI", ref, func(v xapi.VDI) bool { return v.VirtualSize >= size })
+	w.must(xapi.Ensure(w.Context(), w.a.API, "VDI.resize", grown, ref, size))
+}
+
 // replicate runs the request, which must succeed.
 func (w *world) replicate() report.Run {
 	w.Helper()

@@ -5,7 +5,8 @@
 // coordinator today, whether the session has expired, whether a kept connection has been cut. A coordinator that
 // goes away is looked for among the configured addresses and the members that it told of. It does not
 // hide what matters: a call that may or may not have been carried out ends in ErrOutcomeUnknown, and an error
-// of the API is an *Error with the code that the API gave.
+// of the API is an *Error with the code that the API gave. Ensure and Make are for callers that know how to see whether it was:
+// they look, and call again if it was not.
 //
 //	     Call, Events                        Run, Import
 //	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)

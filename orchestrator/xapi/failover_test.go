@@ -161,10 +161,11 @@ func TestWhatIsRepeated(t *testing.T) {
 	for method, repeated := range map[string]bool{
 		"VM.get_record": true, "event.from": true, "VM.assert_can_boot_here": true, "host.compute_free_memory": true,
 		"VDI.list_changed_blocks": true, "VM.set_blocked_operations": true, "VM.remove_from_other_config": true, "VM.add_tags": true,
-		"VM.remove_tags": true, "task.cancel": true, "SR.scan": true, "VM.update_allowed_operations": true,
+		"VM.remove_tags": true, "task.cancel": true, "SR.scan": true, "VM.update_allowed_operations": true, "task.create": true,
+		"event.inject": true,
 
 		"VM.add_to_other_config": false, "VM.set_bios_strings": false, "VM.create": false, "VDI.clone": false, "VM.snapshot": false,
-		"VDI.destroy": false, "VBD.plug": false, "VM.start": false, "task.create": false, "event.inject": false, "VM.hard_shutdown": false,
+		"VDI.destroy": false, "VBD.plug": false, "VM.start": false, "VM.hard_shutdown": false,
 		"Async.VM.get_boot_record": false, "Async.VM.set_memory_limits": false, "Async.SR.scan": false, "nonsense": false,
 	} {
 		host.on(method, sequence(cut, value("done")))

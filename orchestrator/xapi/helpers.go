@@ -64,14 +64,9 @@ func SetOtherConfigKey(ctx context.Context, api API, class string, ref Ref, key,
 // gone already is no error, so that it can be repeated.
 func DestroyVDI(ctx context.Context, api API, ref Ref) error {
 	for attempt := 1; ; attempt++ {
-		err := api.Run(ctx, "VDI.destroy", nil, ref)
+		err := Destroy(ctx, api, "VDI", ref)
 		switch {
 		case err == nil:
-			return nil
-		case IsCode(err, codeHandleInvalid):
-			if err = UnlessGone(ctx, api, "VDI", ref, err); err != nil {
-				return fmt.Errorf("destroy VDI %s: %w", ref, err)
-			}
 			return nil
 		case !IsCode(err, codeVDIInUse, codeOtherOperation):
 			return fmt.Errorf("destroy VDI %s: %w", ref, err)

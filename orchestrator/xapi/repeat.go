@@ -22,21 +22,23 @@ import (
 //	task.cancel            a wish            it stays one
 //	SR.scan, SR.update     look at storage   the second finds what the first did
 //	*.update_allowed_*     recomputes        twice is once
+//	event.inject           tells of what is  twice is once
+//	task.create            an empty row      the pool removes one that nobody takes up within a day (xapi-facts §3)
 //
 // Not repeatable, and what the caller does instead:
 //
 //	*.add_to_*             MAP_DUPLICATE_KEY would not tell who added it: look at the value, or remove and add again (SetOtherConfigKey)
 //	*.set_bios_strings     a second time is refused: look at the VM
 //	*.create, *.clone,
-//	*.snapshot, *.copy     look for the object by the name or marker that was an argument of the call (AwaitTasks, then by name)
-//	*.destroy              a HANDLE_INVALID afterwards means that it worked (DestroyVDI, UnlessGone)
+//	*.snapshot, *.copy     look for the object by the name, marker or position that was an argument of the call (Make, MakeVBD, MakeVIF)
+//	*.destroy              look whether the object is gone (Destroy, DestroyVDI)
 //	plug, unplug, start,
-//	shutdown …             look at the object's state
-//	Async.*                a second task would do it all again; the first is found among the pool's tasks by its name
+//	shutdown, resize …     look at the object's state (Ensure)
+//	Async.*                a second task would do it all again; Ensure and Make wait for the tasks of its name, look, and call again
 //	PUT /import            the task is the caller's own: it tells (Client.Import)
 var repeatable = []string{
 	"*.get_*", "event.from", "*.assert_*", "host.compute_*", "VM.compute_*", "VDI.list_changed_*", "*.set_*", "*.remove_from_*", "*.add_tags", "*.remove_tags",
-	"task.cancel", "SR.scan", "SR.update", "*.update_allowed_*",
+	"task.cancel", "SR.scan", "SR.update", "*.update_allowed_*", "event.inject", "task.create",
 }
 
 // once are the exceptions from repeatable: what a second call of them is refused for, or does again.
