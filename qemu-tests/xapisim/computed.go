@@ -6,12 +6,16 @@ import "slices"
 // event tells of a change in them with the change that they follow from.
 var computed = map[relation]func(*Pool, *object) any{
 	{"VM", "allowed_operations"}:  vmAllowed,
+	{"VM", "memory_overhead"}:     func(_ *Pool, vm *object) any { return overhead(vm) },
 	{"VBD", "allowed_operations"}: vbdAllowed,
 	{"VIF", "allowed_operations"}: vifAllowed,
 	{"VDI", "allowed_operations"}: func(p *Pool, vdi *object) any { return p.vdiAllowed(vdi) },
 	{"SR", "allowed_operations"}: func(p *Pool, sr *object) any {
 		if len(sr.table("current_operations")) > 0 {
 			return []string{}
+		}
+		if sr.text("type") == "iso" {
+			return isoOperations
 		}
 		if len(p.db.refs(sr, "PBDs", "PBD")) == 0 {
 			return append(slices.Clone(srOperations), "forget")

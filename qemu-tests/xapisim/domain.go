@@ -154,9 +154,19 @@ func (p *Pool) endDomain(d *domain) {
 	close(d.ended)
 }
 
+// idleMetrics writes that a VM has no domain into its metrics; the time of its last start stays.
+func (p *Pool) idleMetrics(vm *object) {
+	if metrics := p.db.find("VM_metrics", vm.text("metrics")); metrics != nil {
+		for field, value := range map[string]any{"VCPUs_number": int64(0), "memory_actual": int64(0), "hvm": false, "current_domain_type": "unspecified"} {
+			p.db.set(metrics, field, value)
+		}
+	}
+}
+
 // haltRecords writes that a VM has no domain. Its guest metrics and its vm-data stay, stale (xapi-facts §7.3, §7.4).
 func (p *Pool) haltRecords(vm *object) {
 	p.detachAll(vm)
+	p.idleMetrics(vm)
 	p.db.set(vm, "domid", int64(-1))
 	p.db.set(vm, "resident_on", nullRef)
 	p.db.set(vm, "memory_target", int64(0))
@@ -172,10 +182,9 @@ func (p *Pool) detachAll(vm *object) {
 	}
 }
 
-// detached writes that a VBD is attached no more.
+// detached writes that a VBD is attached no more. It keeps the name that its device had (transcripts).
 func (p *Pool) detached(vbd *object) {
 	p.db.set(vbd, "currently_attached", false)
-	p.db.set(vbd, "device", "")
 	if vdi := p.db.find("VDI", vbd.text("VDI")); vdi != nil {
 		p.deactivate(vdi)
 	}

@@ -119,6 +119,12 @@ func onlyTasks(subscriptions []subscription) bool {
 	return !slices.ContainsFunc(subscriptions, func(s subscription) bool { return s.class != "task" })
 }
 
+// eventless are the classes of which no event tells (gen_events in ocaml/idl/datamodel.ml, transcripts).
+var eventless = map[string]bool{
+	"session": true, "user": true, "secret": true, "auth": true, "data_source": true, "sr_stat": true, "probe_result": true,
+	"vdi_nbd_server_info": true,
+}
+
 // eventsSince gathers what has changed after a generation: one event an object, adds before mods before dels. The
 // generation that it gives is that of the newest of them.
 func (p *Pool) eventsSince(subscriptions []subscription, since uint64) (events []any, newest uint64) {
@@ -126,8 +132,8 @@ func (p *Pool) eventsSince(subscriptions []subscription, since uint64) (events [
 	var adds, mods []*object
 	var dels []any
 	for class, table := range p.db.tables {
-		if class == "message" && since == 0 {
-			continue // the first answer tells of no message (transcripts)
+		if eventless[class] {
+			continue
 		}
 		for ref, o := range table {
 			if o.modified <= since || !wanted(subscriptions, class, ref) {

@@ -88,6 +88,9 @@ func (p *Pool) equip(o *object) error {
 		for _, vbd := range p.db.refs(o, "VBDs", "VBD") {
 			p.db.set(vbd, "currently_attached", false)
 		}
+		if metrics := asText(values["guest_metrics"]); metrics == "" || metrics == nullRef {
+			p.driverless[o.uuid()] = true
+		}
 		c := &call{Pool: p, ctx: p.ctx, client: p.ctx, task: newRef(), message: p.db.model.Classes["VM"].Messages["start"],
 			args: []any{o.ref, false, false}}
 		if _, err := vmStart(c); err != nil {

@@ -162,7 +162,7 @@ func (p *Pool) freeMemory(h *object) int64 {
 	}
 	free := metrics.integer("memory_total") - h.integer("memory_overhead")
 	for _, vm := range p.db.refs(h, "resident_VMs", "VM") {
-		free -= vm.integer("memory_static_max") + vm.integer("memory_overhead")
+		free -= vm.integer("memory_static_max") + overhead(vm)
 	}
 	return free
 }

@@ -25,7 +25,8 @@ var agentKeys = map[string]string{
 	"attr/PVAddons/MajorVersion": "8", "attr/PVAddons/MinorVersion": "4", "attr/PVAddons/MicroVersion": "0",
 	"attr/PVAddons/BuildVersion": "1", "feature/hotplug/vbd": "1", "feature/hotplug/vif": "1",
 	"control/feature-shutdown": "1", "control/feature-poweroff": "1", "control/feature-reboot": "1",
-	"data/os_name": "Debian GNU/Linux 12 (bookworm)", "data/os_distro": "debian", "data/os_majorver": "12",
+	"control/feature-suspend": "1",
+	"data/os_name":            "Debian GNU/Linux 12 (bookworm)", "data/os_distro": "debian", "data/os_majorver": "12",
 	"data/os_minorver": "0", "data/os_uname": "6.1.0",
 }
 

@@ -91,7 +91,7 @@ func (i *importation) createVM(o xva.Object, values map[string]any) (*object, er
 		values["version"] = version + 1
 	}
 	if values["power_state"] = "Halted"; values["is_a_template"] != true { // a template is not started: it keeps its own
-		values["generation_id"] = newUUID()
+		values["generation_id"] = freshGeneration(asText(values["generation_id"]))
 	}
 	vm := i.newVM(values)
 	for field, class := range map[string]string{"metrics": "VM_metrics", "guest_metrics": "VM_guest_metrics"} {

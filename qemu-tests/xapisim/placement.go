@@ -94,7 +94,7 @@ func checkHVM(vm, host *object) error {
 // checkMemory wants room for the least that the VM may be given, or for all of it where no such limit is set.
 func (p *Pool) checkMemory(vm, host *object) error {
 	least := cmp.Or(vm.integer("memory_dynamic_min"), vm.integer("memory_static_max"))
-	need, free := least+vm.integer("memory_overhead"), p.freeMemory(host)
+	need, free := least+overhead(vm), p.freeMemory(host)
 	if need > free {
 		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(free, 10))
 	}

@@ -31,6 +31,9 @@ var srOperations = []string{
 	"vdi_snapshot", "vdi_mirror", "vdi_create", "vdi_destroy", "vdi_set_on_boot",
 }
 
+// isoOperations are those of an SR of discs: its driver can do less (transcripts).
+var isoOperations = []string{"unplug", "plug", "pbd_create", "pbd_destroy", "vdi_clone", "scan", "vdi_create", "vdi_destroy"}
+
 func srCall(c *call, operation string, run func(sr *object) error) (any, error) {
 	sr, err := c.object(0)
 	if err != nil {

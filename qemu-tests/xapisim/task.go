@@ -18,8 +18,8 @@ var taskCalls = map[string]handler{
 		c.db.remove(task)
 	}),
 	"task.cancel": taskCall(func(c *call, task *object) {
+		c.db.put(task, "current_operations", "DummyRef:|"+newUUID()+"|task.cancel", "cancel") // for good, and when it has ended, too
 		if cancel := c.cancels[task.ref]; cancel != nil {
-			c.db.put(task, "current_operations", "DummyRef:|"+newUUID()+"|task.cancel", "cancel")
 			cancel()
 		}
 	}),

@@ -139,9 +139,7 @@ func (c *comparison) typed(at string, t datamodel.Type, want, got any) {
 		wanted, ok := want.(map[string]any)
 		given, isMap := got.(map[string]any)
 		if ok && isMap {
-			if t.Key.Kind == datamodel.Ref {
-				c.matchKeys(wanted, given)
-			}
+			c.matchKeys(wanted, given)
 			c.sameMembers(at, wanted, given, func(key string, want, got any) { c.typed(at+"."+key, *t.Elem, want, got) })
 			return
 		}
@@ -150,7 +148,9 @@ func (c *comparison) typed(at string, t datamodel.Type, want, got any) {
 		given, isRecord := got.(map[string]any)
 		if class := c.model.Classes[t.Name]; ok && isRecord && class != nil {
 			c.sameMembers(at, wanted, given, func(key string, want, got any) {
-				if f := class.Field(key); f != nil {
+				if key == "snapshot_metadata" { // a list of maps, in whose order nothing lies
+					c.sameWords(at+"."+key, want, got)
+				} else if f := class.Field(key); f != nil {
 					c.typed(at+"."+key, f.Type, want, got)
 				} else {
 					c.same(at+"."+key, want, got)
@@ -162,20 +162,36 @@ func (c *comparison) typed(at string, t datamodel.Type, want, got any) {
 	c.same(at, want, got)
 }
 
-// matchKeys binds keys that are references where one unknown stands on each side.
+// sameWords compares the words of texts in any order, but for what each pool draws for itself.
+func (c *comparison) sameWords(at string, want, got any) {
+	count := map[string]int{}
+	words := func(v any, by int) {
+		for word := range strings.FieldsFuncSeq(identifier.ReplaceAllString(fmt.Sprint(v), "ID"), func(r rune) bool { return strings.ContainsRune(" ()", r) }) {
+			count[word] += by
+		}
+	}
+	words(want, 1)
+	words(got, -1)
+	maps.DeleteFunc(count, func(_ string, n int) bool { return n == 0 })
+	if len(count) > 0 {
+		c.differences = append(c.differences, fmt.Sprintf("%s lacks so many of these words: %v", at, count))
+	}
+}
+
+// matchKeys binds the identifiers in keys where one unknown stands on each side.
 func (c *comparison) matchKeys(want, got map[string]any) {
 	var unknown, free []string
 	for key := range want {
-		if _, known := c.known[key]; !known {
-			unknown = append(unknown, key)
+		if id := identifier.FindString(key); id != "" && c.known[id] == "" {
+			unknown = append(unknown, id)
 		}
 	}
 	for key := range got {
-		if !c.taken[key] {
-			free = append(free, key)
+		if id := identifier.FindString(key); id != "" && !c.taken[id] {
+			free = append(free, id)
 		}
 	}
-	if len(unknown) == 1 && len(free) == 1 {
+	if len(unknown) == 1 && len(free) == 1 && unknown[0] != free[0] {
 		c.bind(unknown[0], free[0])
 	}
 }
@@ -247,6 +263,13 @@ func asMap(v any) map[string]any {
 
 // batch compares what event.from gives: its events by their objects, since the order of their generations is a pool's own.
 func (c *comparison) batch(want, got map[string]any) {
+	messages := map[string]any{}
+	for _, e := range eventsOf(want) {
+		if e["class"] == "message" {
+			messages[fmt.Sprint(e["ref"])] = e["snapshot"]
+		}
+	}
+	c.matchRows("message", messages, false)
 	given := map[string]map[string]any{}
 	for _, e := range eventsOf(got) {
 		given[fmt.Sprint(e["class"], " ", e["ref"])] = e

@@ -34,6 +34,7 @@ func (r *replay) playHTTP(record *recorded) []string {
 	parsed, err := url.Parse(target)
 	r.check(err)
 	r.prepareHTTP(record, parsed.Query())
+	r.unrecorded(record)
 	var want recordedPage
 	if len(record.Response) > 0 {
 		r.check(decodeJSON(record.Response, &want))
@@ -185,7 +186,7 @@ func (r *replay) body(record *recorded) io.Reader {
 	xva := r.exported()
 	switch _, kind, _ := strings.Cut(strings.TrimPrefix(record.Name, "http."), "."); kind {
 	case "garbage":
-		return bytes.NewReader(make([]byte, length))
+		return strings.NewReader(strings.Repeat("garbage", length/len("garbage")))
 	case "bad_checksum":
 		at := bytes.Index(xva, []byte(".xxhash"))
 		xva[at-at%512+512] ^= 1 // the first digit of the first checksum

@@ -22,10 +22,7 @@ func (r *replay) play(n int) []string {
 		return r.playPage(record)
 	}
 	call := record.call
-	for _, hidden := range unrecorded[record.Seq] {
-		args, _ := r.translate(hidden[1:]).([]any)
-		r.c.call(fmt.Sprint(hidden[0]), args...)
-	}
+	r.unrecorded(record)
 	r.prepare(call)
 	got := r.send(record)
 	result := call.answer["result"]
@@ -161,8 +158,11 @@ var paths = map[string]string{"path.slash": "/", "path.json": "/json", "path.RPC
 func (r *replay) post(record *recorded) *http.Response {
 	request := asMap(r.translate(map[string]any(record.Request)))
 	if params, ok := request["params"].([]any); ok && request["method"] == "event.from" && len(params) == 4 {
-		if _, given := params[3].(json.Number); given {
-			params[3] = 0.02 // nothing is to come that would be worth the record's waits
+		switch params[3].(type) { // nothing is to come that would be worth the record's waits
+		case json.Number:
+			params[3] = 0.02
+		case string:
+			params[3] = "0.02"
 		}
 	}
 	body, err := json.Marshal(request)
@@ -188,6 +188,17 @@ func (r *replay) send(record *recorded) map[string]any {
 	return got
 }
 
+// unrecorded makes the calls that must have been made before a record though they are not in it.
+func (r *replay) unrecorded(record *recorded) {
+	for _, hidden := range unrecorded[record.Seq] {
+		args, _ := r.translate(hidden[1:]).([]any)
+		r.c.call(fmt.Sprint(hidden[0]), args...)
+		if hidden[0] == "VM.start" {
+			r.awaitAgent(fmt.Sprint(args[0]))
+		}
+	}
+}
+
 func (r *replay) playPage(record *recorded) []string {
 	response := r.post(record)
 	defer response.Body.Close()
@@ -209,16 +220,19 @@ func (r *replay) settle(n int) {
 		eventually(r.t, "the end of "+call.method(), func() bool { return r.c.text("task.get_status", r.known[task]) != "pending" })
 	}
 	if strings.HasPrefix(call.method(), "VM.start") || strings.HasPrefix(call.method(), "VM.resume") {
-		vm := r.known[fmt.Sprint(call.params[1])]
-		eventually(r.t, "the agent of a VM", func() bool {
-			state, err := r.c.try("VM.get_power_state", vm)
-			if err != nil || state != "Running" {
-				return true
-			}
-			metrics, err := r.c.try("VM_guest_metrics.get_PV_drivers_detected", r.c.text("VM.get_guest_metrics", vm))
-			return err == nil && metrics == true
-		})
+		r.awaitAgent(r.known[fmt.Sprint(call.params[1])])
 	}
+}
+
+func (r *replay) awaitAgent(vm string) {
+	eventually(r.t, "the agent of a VM", func() bool {
+		state, err := r.c.try("VM.get_power_state", vm)
+		if err != nil || state != "Running" && state != "Paused" {
+			return true
+		}
+		metrics, err := r.c.try("VM_guest_metrics.get_PV_drivers_detected", r.c.text("VM.get_guest_metrics", vm))
+		return err == nil && metrics == true
+	})
 }
 
 // pendingNext tells whether the record still shows a task at work.

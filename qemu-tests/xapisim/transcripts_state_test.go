@@ -162,6 +162,9 @@ func (r *replay) bind(want, got string) {
 
 // matchRows finds the simulator's objects that recorded rows stand for: those that resemble them most.
 func (r *replay) matchRows(class string, rows map[string]any, always bool) {
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(rows)), func(ref string) bool { return r.known[ref] == "" }) {
+		return
+	}
 	have := r.pool.Records(class)
 	for _, ref := range slices.Sorted(maps.Keys(rows)) {
 		fields, isRow := rows[ref].(map[string]any)
@@ -203,12 +206,11 @@ func (r *replay) likeness(class string, want, got map[string]any) float64 {
 		if f.Name == "uuid" {
 			continue
 		}
-		wanted := fmt.Sprint(want[f.Name])
+		wanted := fmt.Sprint(r.translate(want[f.Name]))
 		if f.Type.Kind == datamodel.Ref {
-			if r.known[wanted] == "" {
+			if r.known[fmt.Sprint(want[f.Name])] == "" {
 				continue
 			}
-			wanted = r.known[wanted]
 		}
 		all++
 		if text, err := json.Marshal(got[f.Name]); err == nil && strings.Trim(string(text), `"`) == wanted {
@@ -229,24 +231,36 @@ func (r *replay) introduce(objects map[string]string, before map[string]map[stri
 		if _, known := r.known[ref]; known || r.made[ref] || !opaque.MatchString(ref) || r.model.Classes[class] == nil {
 			return
 		}
-		r.known[ref], r.taken[ref] = ref, true
 		s, ok := r.first[ref]
+		if r.bindMetrics(class, ref); r.known[ref] != "" {
+			return
+		}
+		if !ok && class == "host" { // the last records are of another pool, whose host is not in them
+			for have := range r.pool.Records("host") {
+				r.bind(ref, have)
+			}
+			return
+		}
+		r.known[ref], r.taken[ref] = ref, true
 		if !ok || s.class != class {
 			s = seen{class, r.implied(class)}
 		}
 		if uuid := fmt.Sprint(s.fields["uuid"]); ok {
 			r.known[uuid], r.taken[uuid] = uuid, true
 		}
+		fields := maps.Clone(s.fields)
+		if _, asked := objects[ref]; asked || class == "VM" {
+			if state := before[class]["power_state"]; state == "Halted" && fields["power_state"] != state {
+				maps.Copy(fields, unstarted)
+			}
+			maps.Copy(fields, before[class])
+		}
 		for _, f := range r.model.Classes[class].Fields {
-			for _, child := range refsIn(f.Type, s.fields[f.Name]) {
+			for _, child := range refsIn(f.Type, fields[f.Name]) {
 				if f.Type.Kind == datamodel.Ref || r.first[child.ref].fields != nil {
 					add(child.class, child.ref)
 				}
 			}
-		}
-		fields := maps.Clone(s.fields)
-		if _, asked := objects[ref]; asked || class == "VM" {
-			maps.Copy(fields, before[class])
 		}
 		batch = append(batch, xapisim.Fixture{Class: class, Ref: ref, Fields: fields})
 	}
@@ -267,6 +281,29 @@ func (r *replay) introduce(objects map[string]string, before map[string]map[stri
 				able, err := r.c.try("VM_guest_metrics.get_can_use_hotplug_vbd", r.c.text("VM.get_guest_metrics", f.Ref))
 				return err == nil && able == "yes"
 			})
+		}
+	}
+}
+
+// metricsOf are the fields that point to a VM's metrics, by class.
+var metricsOf = map[string]string{"VM_metrics": "metrics", "VM_guest_metrics": "guest_metrics"}
+
+// bindMetrics finds what the metrics of a known VM are in the pool, of which the record shows the VM later.
+func (r *replay) bindMetrics(class, ref string) {
+	field := metricsOf[class]
+	if field == "" {
+		return
+	}
+	for _, record := range r.records {
+		if record.call == nil || record.call.method() != "VM.get_record" || len(record.call.params) != 2 {
+			continue
+		}
+		if asMap(record.call.answer["result"])[field] != ref {
+			continue
+		}
+		if vm := r.pool.Records("VM")[r.known[fmt.Sprint(record.call.params[1])]]; vm != nil {
+			r.bind(ref, fmt.Sprint(vm[field]))
+			return
 		}
 	}
 }
@@ -296,6 +333,12 @@ var (
 	empty    = map[string]any{"type": "CD", "mode": "RO", "empty": true, "VDI": nullRef}
 )
 
+// unstarted is what a VM has not, which the record shows only when it has been started.
+var unstarted = map[string]any{
+	"suspend_VDI": nullRef, "guest_metrics": nullRef, "last_booted_record": "", "last_boot_CPU_flags": map[string]any{},
+	"bios_strings": map[string]any{}, "memory_target": json.Number("0"),
+}
+
 // stateBefore tells what a call that changes something implies of the objects that it is the first to name.
 func stateBefore(call *recordedCall) map[string]map[string]any {
 	code, _ := failure(call.answer)
@@ -307,7 +350,7 @@ func stateBefore(call *recordedCall) map[string]map[string]any {
 	case method == "VBD.insert", method == "VBD.eject" && code != "VBD_NOT_REMOVABLE_MEDIA":
 		return map[string]map[string]any{"VBD": empty}
 	case code == "HOST_NOT_ENOUGH_FREE_MEMORY" || code == "NO_HOSTS_AVAILABLE":
-		return map[string]map[string]any{"VM": {"power_state": "Halted", "memory_static_max": json.Number("216431329280"), "memory_overhead": json.Number("0")}}
+		return map[string]map[string]any{"VM": {"power_state": "Halted", "memory_static_max": json.Number("214748364800"), "VCPUs_max": json.Number("2")}}
 	case code == "VM_LACKS_FEATURE":
 		return map[string]map[string]any{"VM": running}
 	default:
@@ -319,7 +362,13 @@ func stateBefore(call *recordedCall) map[string]map[string]any {
 // number of the record before which they are made.
 var unrecorded = map[int][][]any{
 	162: {{"VM.set_blocked_operations", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}}},
-	169: {{"VBD.destroy", "OpaqueRef:4de807e7-cfa4-c9b2-8e3a-d32ebeaba54b"}},
+	166: {{"VBD.destroy", "OpaqueRef:4de807e7-cfa4-c9b2-8e3a-d32ebeaba54b"}},
+	// The recorded hypervisor was simulated and mirrored no vm-data: the next start took it away.
+	204: {{"VM.set_xenstore_data", "OpaqueRef:4b4c2273-7b1b-debe-0642-02a2aa5dec8e", map[string]any{}}},
+	220: {{"VM.set_name_label", "OpaqueRef:25ed9596-1145-242b-ec04-337177d90ef5", "evt2"}},
+	221: {{"VM.destroy", "OpaqueRef:25ed9596-1145-242b-ec04-337177d90ef5"}},
+	338: {{"VM.start", "OpaqueRef:62901a47-467f-3dd7-5012-11991771ad64", false, false}},
+	340: {{"VM.hard_shutdown", "OpaqueRef:62901a47-467f-3dd7-5012-11991771ad64"}},
 	433: {{"PBD.unplug", "OpaqueRef:c7f19bc5-11d7-f27b-59f3-d5b56df075f0"}},
 	446: {
 		{"pool.set_suspend_image_SR", "OpaqueRef:e24c08e2-242d-34e1-2b06-193cfb1447af", "OpaqueRef:f2e643e3-7731-82ca-1491-d26f266f81e4"},

@@ -205,7 +205,7 @@ func readVerdicts(t *testing.T) map[int]verdict {
 // newReplay starts a pool without storage: the records make it.
 func newReplay(t *testing.T, records []recorded) *replay {
 	t.Helper()
-	pool := newPool(t, xapisim.Config{SRs: []xapisim.SRConfig{}})
+	pool := newPool(t, xapisim.Config{SRs: []xapisim.SRConfig{}, GuestDelay: time.Millisecond, GuestMetricsDelay: time.Millisecond})
 	model, err := datamodel.Embedded()
 	if err != nil {
 		t.Fatal(err)

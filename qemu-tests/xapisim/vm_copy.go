@@ -1,9 +1,10 @@
 package xapisim
 
 import (
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
-	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
 )
@@ -94,46 +95,105 @@ func inherited(vm *object) map[string]any {
 	return out
 }
 
+// copyState is the power state of a copy: a suspended VM's clones and checkpoints are suspended, too.
+func copyState(vm *object, operation string) string {
+	if vm.text("power_state") == "Suspended" && operation != "snapshot" {
+		return "Suspended"
+	}
+	return "Halted"
+}
+
 // copyDisk is a way to make a copy of a VDI.
 type copyDisk func(vdi *object) (*object, error)
 
 func (c *call) cloneVDI(vdi *object) (*object, error)    { return c.copyVDI(vdi, "clone") }
 func (c *call) snapshotVDI(vdi *object) (*object, error) { return c.copyVDI(vdi, "snapshot") }
 
-// copyVM makes a clone, a copy or a snapshot of a VM: first its disks, one after the other and each atomic by itself, then
-// the record and the devices. A failure removes the disks already made.
+// copyVM makes a clone, a copy, a snapshot or a checkpoint of a VM: first its disks, one after the other and each atomic by
+// itself, then the record and the devices (ocaml/xapi/xapi_vm_clone.ml). A failure removes the disks already made.
 func (c *call) copyVM(vm *object, name string, ignore []string, operation string, copyDisk copyDisk) (*object, error) {
-	snapshot := operation == "snapshot"
+	snapshot := operation == "snapshot" || operation == "checkpoint"
 	disks, err := c.copyDisks(vm, ignore, copyDisk)
 	if err != nil {
 		return nil, err
 	}
+	image := nullRef
+	if saved := c.db.find("VDI", vm.text("suspend_VDI")); saved != nil && operation != "snapshot" {
+		made, err := copyDisk(saved)
+		if err != nil {
+			c.destroyCopies(disks)
+			return nil, err
+		}
+		image = made.ref
+	}
 	values := inherited(vm)
-	values["name_label"] = name
+	maps.Copy(values, map[string]any{
+		"name_label": name, "memory_target": vm.integer("memory_target"), "suspend_VDI": image, "suspend_SR": nullRef,
+		"appliance": nullRef, "start_delay": int64(0), "shutdown_delay": int64(0), "order": int64(0), "version": int64(0),
+	})
+	values["generation_id"] = freshGeneration(vm.text("generation_id"))
+	config := maps.Clone(vm.table("other_config"))
+	delete(config, "default_template")
+	if vm.boolean("is_a_template") && config["base_template_name"] == "" {
+		config["base_template_name"] = vm.text("name_label")
+	}
 	if snapshot {
 		maps.Copy(values, map[string]any{
 			"is_a_snapshot": true, "is_a_template": true, "snapshot_of": vm.ref, "snapshot_time": now(), "parent": vm.text("parent"),
-			"snapshot_info": map[string]string{
-				"power-state-at-snapshot": vm.text("power_state"), "disk-snapshot-type": "crash_consistent",
-			},
-			"snapshot_metadata": metadata(vm),
+			"snapshot_info": snapshotInfo(vm), "snapshot_metadata": c.metadata(vm),
 		})
 	} else {
-		config := maps.Clone(vm.table("other_config"))
-		delete(config, "default_template")
 		delete(config, "mac_seed") // a new one is drawn, and with it new addresses
-		if vm.boolean("is_a_template") && !vm.boolean("is_a_snapshot") {
-			config["base_template_name"] = vm.text("name_label")
-		}
-		values["other_config"] = config
 	}
+	values["other_config"] = config
 	made := c.newVM(values)
+	c.copyMetrics(vm, made)
 	if snapshot {
 		c.snapshotOrigins[made.ref] = inherited(vm)
 		c.snapshotOrigins[made.ref]["uuid"] = vm.uuid()
+		c.snapshotOrigins[made.ref]["blocked_operations"] = vm.table("blocked_operations")
+		c.snapshotOrigins[made.ref]["memory_target"] = vm.integer("memory_target")
 	}
 	c.copyDevices(vm, made, disks, ignore, snapshot)
+	if copyState(vm, operation) == "Suspended" {
+		c.suspendRecords(made)
+	}
 	return made, nil
+}
+
+func snapshotInfo(vm *object) map[string]string {
+	return map[string]string{"power-state-at-snapshot": vm.text("power_state"), "disk-snapshot-type": "crash_consistent"}
+}
+
+// freshGeneration is the generation id of a copy: a new one, unless the original has none (fresh_genid in
+// ocaml/xapi/xapi_vm_helpers.ml).
+func freshGeneration(of string) string {
+	if of == "" {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", rand.Int64(), rand.Int64())
+}
+
+// copyMetrics gives a copy the metrics of its original: the time of a start that was not its own among them, and what the
+// agent of the original said.
+func (c *call) copyMetrics(from, to *object) {
+	own := c.db.find("VM_metrics", to.text("metrics"))
+	for field, value := range valuesOf(c.db.find("VM_metrics", from.text("metrics"))) {
+		c.db.set(own, field, value)
+	}
+	if said := c.db.find("VM_guest_metrics", from.text("guest_metrics")); said != nil {
+		c.db.set(to, "guest_metrics", c.db.insert("VM_guest_metrics", valuesOf(said)).ref)
+	}
+}
+
+// valuesOf are an object's fields but for its uuid.
+func valuesOf(o *object) map[string]any {
+	if o == nil {
+		return nil
+	}
+	values := maps.Clone(o.values)
+	delete(values, "uuid")
+	return values
 }
 
 // copyDisks gives the copies by the reference of their originals.
@@ -149,13 +209,17 @@ func (c *call) copyDisks(vm *object, ignore []string, copyDisk copyDisk) (map[st
 			disks[vdi.ref] = made
 		}
 		if err != nil {
-			for _, copied := range disks {
-				_ = c.destroyVDI(copied) // the first error is the one to tell; what is left shows in the SR
-			}
+			c.destroyCopies(disks)
 			return nil, err
 		}
 	}
 	return disks, nil
+}
+
+func (c *call) destroyCopies(disks map[string]*object) {
+	for _, copied := range disks {
+		_ = c.destroyVDI(copied) // the first error is the one to tell; what is left shows in the SR
+	}
 }
 
 func (c *call) copyDevices(from, to *object, disks map[string]*object, ignore []string, keepMAC bool) {
@@ -167,7 +231,14 @@ func (c *call) copyDevices(from, to *object, disks map[string]*object, ignore []
 		if made := disks[vbd.text("VDI")]; made != nil {
 			values["VDI"] = made.ref
 		}
-		values["VM"], values["device"] = to.ref, ""
+		if config := maps.Clone(vbd.table("other_config")); vbd.text("type") == "Disk" { // its disk goes with the copy
+			if config == nil {
+				config = map[string]string{}
+			}
+			config["owner"] = ""
+			values["other_config"] = config
+		}
+		values["VM"] = to.ref // the name that its device last had is kept, though it is not attached (transcripts)
 		c.db.insert("VBD", values)
 	}
 	for _, vif := range c.db.refs(from, "VIFs", "VIF") {
@@ -178,6 +249,12 @@ func (c *call) copyDevices(from, to *object, disks map[string]*object, ignore []
 			values["MAC_autogenerated"] = true
 		}
 		c.db.insert("VIF", values)
+	}
+	for _, vtpm := range c.db.refs(from, "VTPMs", "VTPM") {
+		values := settable(vtpm)
+		delete(values, "currently_attached")
+		values["VM"] = to.ref
+		c.db.insert("VTPM", values)
 	}
 }
 
@@ -191,18 +268,6 @@ func settable(o *object) map[string]any {
 	}
 	out["currently_attached"] = false
 	return out
-}
-
-// metadata is a VM's record in the form that snapshot_metadata holds: a list of quoted pairs.
-func metadata(vm *object) string {
-	var pairs []string
-	for name, v := range inherited(vm) {
-		if text, ok := v.(string); ok {
-			pairs = append(pairs, "('"+name+"' '"+strings.ReplaceAll(strings.ReplaceAll(text, `\`, `\\`), "'", `\'`)+"')")
-		}
-	}
-	slices.Sort(pairs)
-	return "(" + strings.Join(pairs, " ") + ")"
 }
 
 // vmRevert takes a VM back to a snapshot: its devices and disks go, the snapshot's disks are cloned into new VDIs, and
@@ -285,9 +350,37 @@ func (c *call) revertTo(vm, snapshot *object) error {
 		c.db.remove(vif)
 	}
 	for field, value := range c.snapshotOrigins[snapshot.ref] {
-		c.db.set(vm, field, value)
+		if !slices.Contains(keptByRevert, field) {
+			c.db.set(vm, field, value)
+		}
 	}
 	c.db.set(vm, "parent", snapshot.ref)
 	c.copyDevices(snapshot, vm, disks, nil, true)
+	c.dropMetrics(vm, "guest_metrics", "VM_guest_metrics")
+	c.dropMetrics(vm, "metrics", "VM_metrics")
+	c.db.set(vm, "metrics", c.newMetrics())
+	c.copyMetrics(snapshot, vm)
+	return c.revertMemory(vm, snapshot)
+}
+
+// keptByRevert are fields of a VM that a revert leaves as they are (do_not_copy in ocaml/xapi/xapi_vm_snapshot.ml).
+var keptByRevert = []string{"uuid", "suspend_VDI", "power_state", "parent", "tags", "affinity"}
+
+// revertMemory gives a VM that was reverted to a checkpoint a copy of its memory: it is suspended then.
+func (c *call) revertMemory(vm, snapshot *object) error {
+	if err := c.dropSuspended(vm); err != nil {
+		return err
+	}
+	saved := c.db.find("VDI", snapshot.text("suspend_VDI"))
+	if saved == nil || snapshot.text("power_state") != "Suspended" {
+		c.db.set(vm, "power_state", "Halted")
+		return nil
+	}
+	made, err := c.cloneVDI(saved)
+	if err != nil {
+		return fail("VM_REVERT_FAILED", snapshot.ref, vm.ref)
+	}
+	c.db.set(vm, "suspend_VDI", made.ref)
+	c.suspendRecords(vm)
 	return nil
 }

@@ -158,6 +158,10 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 	}
 	for _, vbd := range c.sortedVBDs(vm) {
 		vdi := c.db.find("VDI", vbd.text("VDI"))
+		if vdi == nil && vbd.boolean("empty") { // an empty drive is attached, too
+			c.db.set(vbd, "currently_attached", true)
+			c.db.set(vbd, "device", deviceName(vbd.text("userdevice")))
+		}
 		if vdi == nil {
 			continue
 		}

@@ -97,3 +97,37 @@ func TestTheGateOfOperations(t *testing.T) {
 	c.call("VDI.set_on_boot", c.text("VBD.get_VDI", c.list("VM.get_VBDs", reset)[0]), "reset")
 	c.refuse("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION", []string{}, "VM.snapshot", reset, "x")
 }
+
+// A checkpoint is a suspended copy with its memory; the VM itself runs on, and a revert suspends it.
+func TestCheckpoint(t *testing.T) {
+	pool := newPool(t, xapisim.Config{})
+	c := connect(t, pool)
+	vm := c.vm(pool, xapisim.VMConfig{Name: "vm", Running: true, Disks: []xapisim.DiskConfig{{Size: 1}}})
+	c.awaitDrivers(vm)
+	c.refuse("VM_NO_SUSPEND_SR", []string{vm}, "VM.checkpoint", vm, "c")
+	c.call("pool.set_suspend_image_SR", c.one("pool"), c.one("SR", "shared"))
+	host := c.text("VM.get_resident_on", vm)
+	made := c.record("VM", c.text("VM.checkpoint", vm, "c"))
+	if info, _ := made["snapshot_info"].(map[string]any); made["power_state"] != "Suspended" || made["is_a_snapshot"] != true || info["power-state-at-snapshot"] != "Running" {
+		t.Errorf("%v", made)
+	}
+	image := made["suspend_VDI"].(string)
+	if c.text("VDI.get_type", image) != "suspend" || c.call("VBD.get_currently_attached", made["VBDs"].([]any)[0]) != true {
+		t.Errorf("%v", made)
+	}
+	record := c.record("VM", vm)
+	if record["power_state"] != "Running" || record["resident_on"] != host || record["suspend_VDI"] != nullRef || record["parent"] != record["snapshots"].([]any)[0] {
+		t.Errorf("%v", record)
+	}
+	c.call("VM.revert", record["parent"])
+	record = c.record("VM", vm)
+	if saved := record["suspend_VDI"].(string); record["power_state"] != "Suspended" || saved == image || c.text("VDI.get_type", saved) != "suspend" {
+		t.Errorf("%v", record)
+	}
+	c.call("VM.resume", vm, false, false)
+	c.call("VDI.get_record", image)
+	if err := pool.Restrict("Checkpoint"); err != nil {
+		t.Fatal(err)
+	}
+	c.refuse("LICENCE_RESTRICTION", []string{"Checkpoint"}, "VM.checkpoint", vm, "c")
+}

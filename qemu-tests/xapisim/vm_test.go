@@ -194,7 +194,7 @@ func TestCloneAndSnapshotDevices(t *testing.T) {
 	record := c.record("VM", snapshot)
 	info := record["snapshot_info"].(map[string]any)
 	if record["is_a_snapshot"] != true || record["is_a_template"] != true || record["snapshot_of"] != vm ||
-		info["power-state-at-snapshot"] != "Running" || !strings.Contains(record["snapshot_metadata"].(string), "('name_label' 'vm')") {
+		info["power-state-at-snapshot"] != "Running" || !strings.Contains(record["snapshot_metadata"].(string), "('name__label' 'vm')") {
 		t.Errorf("%v", record)
 	}
 	if !slices.Equal(c.list("VM.get_snapshots", vm), []string{snapshot}) || c.text("VM.get_parent", vm) != snapshot {
