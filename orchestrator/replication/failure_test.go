@@ -208,7 +208,7 @@ func (w *world) when(so func() bool, act func()) {
 				act()
 				return
 			}
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
 	})
 }

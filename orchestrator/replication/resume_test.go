@@ -140,7 +140,7 @@ func TestDelegateKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, layout{sizes: []int64{size}})
 			w.request.Direction, w.request.Trust = c.direction, c.trust
-			w.request.Limit = ratelimit.Schedule{{BytesPerSecond: 32 * mib}} // so that the middle lasts, on any machine
+			w.request.Limit = ratelimit.Schedule{{BytesPerSecond: 16 * mib}} // so that the middle lasts, on any machine
 			w.fill(w.vm.VDIs[0], size, 9)
 			if c.trust {
 				w.fill(w.vm.VDIs[0], mib, 1)
