@@ -38,6 +38,9 @@ func TestConformance(t *testing.T) {
 	direct := func(path string, size int64) (blockio.Device, error) {
 		return blockio.Open(path, blockio.Options{Create: size})
 	}
+	calls := func(path string, size int64) (blockio.Device, error) {
+		return blockio.OpenWithoutQueue(path, blockio.Options{Create: size})
+	}
 	buffered := func(path string, size int64) (blockio.Device, error) {
 		return blockio.Open(path, blockio.Options{Create: size, Buffered: true})
 	}
@@ -47,6 +50,7 @@ func TestConformance(t *testing.T) {
 	memory := func(_ *testing.T, size int64) blockio.Device { return blockio.NewMemory(size) }
 
 	t.Run("direct", func(t *testing.T) { blockiotest.TestDevice(t, images(t, direct)) })
+	t.Run("direct by system calls", func(t *testing.T) { blockiotest.TestDevice(t, images(t, calls)) })
 	t.Run("direct with sectors of 4096", func(t *testing.T) { blockiotest.TestDevice(t, images(t, sectors4096)) })
 	t.Run("buffered", func(t *testing.T) { blockiotest.TestDevice(t, images(t, buffered)) })
 	t.Run("memory", func(t *testing.T) { blockiotest.TestDevice(t, memory) })

@@ -13,7 +13,7 @@
 //	     ▼                    ▼
 //	   Open               NewMemory
 //	   │
-//	   ├─ O_DIRECT, whole sectors ── image file or block device
+//	   ├─ O_DIRECT, whole sectors, queued (io_submit) ── image file or block device
 //	   └─ page cache ── all of it when Options.Buffered, else only an image's tail
 //
 // Direct I/O is the rule because a disk is read once and is larger than memory: the page cache would only cost a copy and push out what

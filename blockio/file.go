@@ -20,6 +20,7 @@ type file struct {
 	sector       int
 	direct       *os.File
 	buffered     *os.File
+	queue        *queue // of requests to direct; nil: by system calls
 	bufferedFrom int64
 	holes        atomic.Bool // of an image file: writes may meet holes, and its file system can be asked for space
 
@@ -92,12 +93,12 @@ func (d *file) readPiece(p []byte, off int64) (int, error) {
 	inSector := int(off % int64(d.sector))
 	whole := len(p) &^ (d.sector - 1)
 	if inSector == 0 && whole > 0 && isAligned(p) {
-		return d.direct.ReadAt(p[:whole], off)
+		return d.readSectors(p[:whole], off)
 	}
 	buffer := bounce.Get().(*[]byte)
 	defer bounce.Put(buffer)
 	aligned := (*buffer)[:min(roundUp(inSector+len(p), d.sector), RequestSize)]
-	if _, err := d.direct.ReadAt(aligned, off-int64(inSector)); err != nil {
+	if _, err := d.readSectors(aligned, off-int64(inSector)); err != nil {
 		return 0, err
 	}
 	return copy(p, aligned[inSector:]), nil
@@ -150,7 +151,7 @@ func (d *file) writePiece(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	return d.direct.WriteAt(piece, off)
+	return d.writeSectors(piece, off)
 }
 
 // reserve gives a range its space before it is written. A direct write into a hole makes ext4 hold the file for itself until the content
@@ -175,11 +176,11 @@ func (d *file) patchSector(p []byte, off int64) (int, error) {
 	inSector := off % int64(d.sector)
 	d.edges.Lock()
 	defer d.edges.Unlock()
-	if _, err := d.direct.ReadAt(sector, off-inSector); err != nil {
+	if _, err := d.readSectors(sector, off-inSector); err != nil {
 		return 0, fmt.Errorf("read the sector to change: %w", err)
 	}
 	copy(sector[inSector:], p)
-	if _, err := d.direct.WriteAt(sector, off-inSector); err != nil {
+	if _, err := d.writeSectors(sector, off-inSector); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -231,6 +232,9 @@ func (d *file) Close() error {
 
 func (d *file) closeFiles() error {
 	var errs []error
+	if d.queue != nil {
+		errs = append(errs, d.queue.close())
+	}
 	for _, f := range []*os.File{d.direct, d.buffered} {
 		if f != nil {
 			errs = append(errs, f.Close())

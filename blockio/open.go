@@ -21,11 +21,15 @@ type Options struct {
 // Open opens an image file or a block device, with direct I/O unless Options.Buffered is set. Where the file system has no direct I/O
 // it fails with ErrDirectUnsupported: the page cache is never used without being asked for.
 func Open(path string, o Options) (Device, error) {
-	return open(path, o, directSector)
+	d, err := open(path, o, directSector)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // open is Open with the sector's measurement exchangeable: storage with sectors of 4096 bytes is rare on development machines.
-func open(path string, o Options, sectorOf func(*os.File) (int, error)) (_ Device, err error) {
+func open(path string, o Options, sectorOf func(*os.File) (int, error)) (_ *file, err error) {
 	created, err := checkOptions(path, o)
 	if err != nil {
 		return nil, err
@@ -67,6 +71,9 @@ func open(path string, o Options, sectorOf func(*os.File) (int, error)) (_ Devic
 		if err := d.openTail(flags &^ (os.O_CREATE | os.O_EXCL)); err != nil {
 			return nil, fmt.Errorf("blockio: open the tail of %s: %w", path, err)
 		}
+	}
+	if d.direct != nil {
+		d.queue = newQueue()
 	}
 	return d, nil
 }

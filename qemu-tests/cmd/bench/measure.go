@@ -224,9 +224,17 @@ func (b *bench) fixedWire(ctx context.Context, dir string, line peers.Line, trus
 			return err
 		}
 	}
-	row, err := peers.Understudy(b.program).Run(ctx, j)
-	b.fixed[fixedKey(line.Name, trust)] = row.WireBytes
-	return err
+	var bytes []int64 // one record of TLS more or less is chance, here as in what is compared with it
+	for range b.repeat {
+		row, err := peers.Understudy(b.program).Run(ctx, j)
+		if err != nil {
+			return err
+		}
+		bytes = append(bytes, row.WireBytes)
+	}
+	slices.Sort(bytes)
+	b.fixed[fixedKey(line.Name, trust)] = bytes[len(bytes)/2]
+	return nil
 }
 
 func fixedKey(line string, trust bool) string { return fmt.Sprint(line, trust) }
