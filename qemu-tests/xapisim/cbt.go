@@ -121,7 +121,7 @@ func (p *Pool) snapshotLog(vdi, snapshot, sr *object, held contents) {
 		parent.child = snapshot.uuid()
 	}
 	p.db.set(snapshot, "cbt_enabled", true)
-	if thick(sr) && sr.integer("physical_size")-sr.integer("physical_utilisation") < logSize {
+	if thick(sr) && free(sr) < logSize {
 		p.loseLog(vdi, "VDI_CBT_SNAPSHOT_FAILED", "Creating CBT metadata log for disk "+vdi.uuid()+" failed.")
 	}
 }

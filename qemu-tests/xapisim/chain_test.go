@@ -82,6 +82,50 @@ func TestChainIsMergedInTime(t *testing.T) {
 	eventually(t, "the merge", func() bool { return len(c.unmanaged(sr)) == 0 })
 }
 
+// A merge needs room for what the lower volume grows by. Where there is none, chains stay as long as they are.
+func TestAFullSRIsNotMerged(t *testing.T) {
+	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
+	c := connect(t, pool)
+	sr := c.one("SR", "shared")
+	vdi := c.newVDI(sr, 16*mib)
+	var snapshots []string
+	for n := range 3 {
+		c.write(pool, vdi, int64(n)*4*mib, "content")
+		snapshots = append(snapshots, c.text("VDI.snapshot", vdi))
+	}
+	notices := func() int {
+		return len(c.call("message.get", "SR", c.text("SR.get_uuid", sr), "19700101T00:00:00Z").(map[string]any))
+	}
+	c.call("VDI.destroy", snapshots[0]) // its base copy carries one other now
+	tell(t, pool, `{"kind":"fill","object":"shared","free":1048576}`)
+	for range 2 {
+		pool.Coalesce()
+		if got := len(c.unmanaged(sr)); got != 3 || notices() != 1 {
+			t.Errorf("%d base copies and %d messages in a full SR, want 3 and 1", got, notices())
+		}
+	}
+	tell(t, pool, `{"kind":"fill","object":"shared","free":4194304}`)
+	pool.Coalesce()
+	if got := len(c.unmanaged(sr)); got != 2 || notices() != 0 {
+		t.Errorf("%d base copies and %d messages when there is room again, want 2 and none", got, notices())
+	}
+	// The same of a leaf: the last snapshot goes, the disk has grown since.
+	c.write(pool, vdi, 12*mib, "leaf")
+	c.call("SR.update", sr)
+	tell(t, pool, `{"kind":"fill","object":"shared","free":1048576}`)
+	c.call("VDI.destroy", snapshots[2])
+	tell(t, pool, `{"kind":"fill","object":"shared","free":1048576}`)
+	pool.Coalesce()
+	if got := len(c.unmanaged(sr)); got != 2 {
+		t.Errorf("%d base copies under a leaf in a full SR, want 2", got)
+	}
+	tell(t, pool, `{"kind":"fill","object":"shared","free":4194304}`)
+	pool.Coalesce()
+	if got := len(c.unmanaged(sr)); got != 1 {
+		t.Errorf("%d base copies under a leaf when there is room again, want 1", got)
+	}
+}
+
 func TestChainLimit(t *testing.T) {
 	pool := newPool(t, xapisim.Config{CoalesceDelay: -1})
 	c := connect(t, pool)

@@ -101,8 +101,11 @@ func (p *Pool) reserve(sr *object, size int64) error {
 	if !thick(sr) {
 		need = sizeStep
 	}
-	if free := sr.integer("physical_size") - sr.integer("physical_utilisation"); need > free {
-		return fail("SR_BACKEND_FAILURE_44", "", "There is insufficient space", fmt.Sprintf("need %d, have %d", need, max(0, free)))
+	if have := free(sr); need > have {
+		return fail("SR_BACKEND_FAILURE_44", "", "There is insufficient space", fmt.Sprintf("need %d, have %d", need, max(0, have)))
 	}
 	return nil
 }
+
+// free is the room that an SR's record shows; it is negative when others have taken more than there was.
+func free(sr *object) int64 { return sr.integer("physical_size") - sr.integer("physical_utilisation") }
