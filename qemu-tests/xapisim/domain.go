@@ -78,68 +78,6 @@ func (p *Pool) mirrorData(d *domain, tree map[string]string) {
 	p.db.set(d.vm, "xenstore_data", data)
 }
 
-// mirrorMetrics decodes the agent's keys into the VM's guest metrics (xapi-facts §7.4). The object is new at each boot.
-func (p *Pool) mirrorMetrics(d *domain, tree map[string]string) {
-	metrics := p.db.find("VM_guest_metrics", d.vm.text("guest_metrics"))
-	if metrics == nil {
-		metrics = p.db.insert("VM_guest_metrics", map[string]any{"last_updated": now(), "live": true})
-		p.db.set(d.vm, "guest_metrics", metrics.ref)
-	}
-	networks, other := map[string]string{}, map[string]string{}
-	for key, value := range tree {
-		if vif, ok := strings.CutPrefix(key, "attr/vif/"); ok && value != "" {
-			networks[vif] = value
-			if device, first := strings.CutSuffix(vif, "/ipv4/0"); first {
-				networks[device+"/ip"] = value
-			}
-		}
-		if name, ok := strings.CutPrefix(key, "control/"); ok && !strings.Contains(name, "/") {
-			other[name] = value
-		}
-	}
-	_, drivers := tree["attr/PVAddons/MajorVersion"]
-	before := metrics.modified
-	for field, value := range map[string]any{
-		"networks": networks, "other": other,
-		"os_version": pick(tree, map[string]string{
-			"name": "data/os_name", "uname": "data/os_uname", "distro": "data/os_distro", "major": "data/os_majorver", "minor": "data/os_minorver",
-		}),
-		"PV_drivers_version": pick(tree, map[string]string{
-			"major": "attr/PVAddons/MajorVersion", "minor": "attr/PVAddons/MinorVersion", "micro": "attr/PVAddons/MicroVersion",
-			"build": "attr/PVAddons/BuildVersion",
-		}),
-		"can_use_hotplug_vbd": hotplugState(tree, "feature/hotplug/vbd"),
-		"can_use_hotplug_vif": hotplugState(tree, "feature/hotplug/vif"),
-		"PV_drivers_detected": drivers, "PV_drivers_up_to_date": drivers,
-	} {
-		p.db.set(metrics, field, value)
-	}
-	if metrics.modified != before {
-		p.db.set(metrics, "last_updated", now())
-	}
-}
-
-func pick(tree, keys map[string]string) map[string]string {
-	out := map[string]string{}
-	for name, key := range keys {
-		if value, ok := tree[key]; ok {
-			out[name] = value
-		}
-	}
-	return out
-}
-
-func hotplugState(tree map[string]string, key string) string {
-	switch tree[key] {
-	case "1":
-		return "yes"
-	case "0":
-		return "no"
-	default:
-		return "unspecified"
-	}
-}
-
 // endDomain writes that a VM has halted, unless the domain ends quietly.
 func (p *Pool) endDomain(d *domain) {
 	if d.powerLost {
