@@ -24,13 +24,21 @@ type call struct {
 
 type handler func(c *call) (any, error)
 
-func (c *call) text(n int) string             { v, _ := c.args[n].(string); return v }
-func (c *call) integer(n int) int64           { v, _ := c.args[n].(int64); return v }
-func (c *call) number(n int) float64          { v, _ := c.args[n].(float64); return v }
-func (c *call) boolean(n int) bool            { v, _ := c.args[n].(bool); return v }
-func (c *call) list(n int) []string           { v, _ := c.args[n].([]string); return v }
-func (c *call) table(n int) map[string]string { v, _ := c.args[n].(map[string]string); return v }
-func (c *call) record(n int) map[string]any   { v, _ := c.args[n].(map[string]any); return v }
+// arg is an argument; nil of a parameter that an older release does not have.
+func (c *call) arg(n int) any {
+	if n < len(c.args) {
+		return c.args[n]
+	}
+	return nil
+}
+
+func (c *call) text(n int) string             { v, _ := c.arg(n).(string); return v }
+func (c *call) integer(n int) int64           { v, _ := c.arg(n).(int64); return v }
+func (c *call) number(n int) float64          { v, _ := c.arg(n).(float64); return v }
+func (c *call) boolean(n int) bool            { v, _ := c.arg(n).(bool); return v }
+func (c *call) list(n int) []string           { v, _ := c.arg(n).([]string); return v }
+func (c *call) table(n int) map[string]string { v, _ := c.arg(n).(map[string]string); return v }
+func (c *call) record(n int) map[string]any   { v, _ := c.arg(n).(map[string]any); return v }
 
 // object resolves an argument that is a reference.
 func (c *call) object(n int) (*object, error) {

@@ -120,7 +120,9 @@ func xmlStruct[T any](items map[string]T) string {
 func (p *Pool) record(o *object) map[string]any {
 	out := make(map[string]any, len(o.values))
 	for _, f := range o.class.Fields {
-		out[f.Name] = wire(p.field(o, f.Name))
+		if p.known(o.class, f) {
+			out[f.Name] = wire(p.field(o, f.Name))
+		}
 	}
 	return out
 }

@@ -15,6 +15,7 @@ import (
 // Pool is a running simulated pool. Its methods are safe for concurrent use.
 type Pool struct {
 	config   Config
+	release  *release // an older one; nil of the newest
 	decoder  *decoder
 	handlers map[string]handler
 	faults   faults
@@ -56,6 +57,13 @@ func New(config Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xapisim: %w", err)
 	}
+	var older release
+	if config.Release != "" {
+		if older, err = findRelease(config.Release); err != nil {
+			return nil, err
+		}
+		model = older.model(model)
+	}
 	p := &Pool{
 		config: config, decoder: newDecoder(model), handlers: newHandlers(model), faults: faults{calls: map[string]int{}},
 		db: newDatabase(model), lastUse: map[string]time.Time{}, cancels: map[string]context.CancelFunc{}, taskEnds: map[string]time.Time{}, registrations: map[string]*registration{},
@@ -83,6 +91,9 @@ func New(config Config) (*Pool, error) {
 		}
 		p.cancel()
 		return nil, fmt.Errorf("xapisim: %w", err)
+	}
+	if config.Release != "" {
+		p.age(older)
 	}
 	for n, h := range p.hosts {
 		p.serve(h, listeners[n])
