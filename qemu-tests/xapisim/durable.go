@@ -21,10 +21,13 @@ func (c *call) secure(vdi *object) error {
 	}
 	path, durable, size := c.volumePath(vdi), c.durablePath(vdi), vdi.integer("virtual_size")
 	return c.unlocked(func() error {
-		if err := os.Remove(durable); err != nil && !os.IsNotExist(err) {
+		if err := remove(durable); err != nil {
 			return err
 		}
-		return copyVolume(c.ctx, path, durable, size, nil)
+		if err := copyVolume(c.ctx, path, durable, size, nil); err != nil {
+			return errors.Join(err, remove(durable))
+		}
+		return nil
 	})
 }
 

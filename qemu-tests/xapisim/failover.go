@@ -95,6 +95,12 @@ func (p *Pool) hostOf(ref string) *host {
 	return nil
 }
 
+// errDied is why calls end whose toolstack has gone. Nobody is left to clear up after them then: what they had made stays,
+// such as the disks of half a snapshot, half a copy, half an import, and VBDs of the control domain (xapi-facts traps 4, 35).
+var errDied = errors.New("the toolstack has gone")
+
+func died(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errDied) }
+
 // stop ends xapi on a host, and with power also its guests. It returns when nothing of them is left.
 func (p *Pool) stop(h *host, power bool) {
 	p.mu.Lock()
@@ -103,7 +109,7 @@ func (p *Pool) stop(h *host, power bool) {
 		return
 	}
 	h.state = hostDown
-	h.end()
+	h.end(errDied)
 	server := h.server
 	clear(h.local)
 	if power {
@@ -273,7 +279,9 @@ func (p *Pool) admitHost(h *host) {
 		h.disabled = untilBooted
 	}
 	for _, vm := range p.db.refs(row, "resident_VMs", "VM") {
-		if !vm.boolean("is_control_domain") {
+		if vm.boolean("is_control_domain") {
+			p.detachAll(vm)
+		} else {
 			p.haltRecords(vm)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +73,13 @@ func TestTheCoordinatorFailsOver(t *testing.T) {
 		t.Errorf("the coordinator is %d at %s", pool.Coordinator(), pool.Address())
 	}
 	at(t, pool, 2).refuse("HOST_IS_SLAVE", []string{ip(t, pool.Addresses()[1])}, "session.login_with_password", "root", "xenroot")
+	call := `<?xml version="1.0"?><methodCall><methodName>session.login_with_password</methodName><params>` +
+		`<param><value>root</value></param><param><value>xenroot</value></param></params></methodCall>`
+	xml := at(t, pool, 2)
+	xml.url = strings.TrimSuffix(xml.url, "/jsonrpc")
+	if _, answer := xml.post(call); !strings.Contains(string(answer), "<value>HOST_IS_SLAVE</value><value>"+ip(t, pool.Addresses()[1])+"</value>") {
+		t.Errorf("a member answers by XML-RPC: %s", answer)
+	}
 	old := c.session
 	c = connect(t, pool)
 	_, err := c.raw("VM.get_all", old)

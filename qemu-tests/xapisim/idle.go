@@ -30,20 +30,24 @@ var agentKeys = map[string]string{
 	"data/os_minorver": "0", "data/os_uname": "6.1.0",
 }
 
-// newIdleGuest boots one; its agent, if it has one, is up after delay.
+// newIdleGuest boots one; its agent, if it has one, is up after delay, and without one at once.
 func newIdleGuest(data map[string]string, agent bool, delay time.Duration) *idleGuest {
 	g := &idleGuest{tree: map[string]string{"vm-data": ""}, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	g.end = sync.OnceFunc(func() { close(g.done) })
 	maps.Copy(g.tree, data)
 	g.signal()
-	g.boot = time.AfterFunc(delay, func() {
+	up := func() {
 		if agent {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			maps.Copy(g.tree, agentKeys)
 			g.signal()
 		}
-	})
+	}
+	if delay == 0 {
+		up()
+	}
+	g.boot = time.AfterFunc(delay, up)
 	return g
 }
 

@@ -33,6 +33,9 @@ func (x *exchange) admitImport() *refusal {
 }
 
 func (x *exchange) checkImport() *refusal {
+	if err := x.upgradable("", nil); err != nil {
+		return failed(badRequest, asError(err))
+	}
 	switch {
 	case x.sr.text("content_type") == "iso":
 		return failed(badRequest, fail("SR_OPERATION_NOT_SUPPORTED"))
@@ -82,7 +85,7 @@ func (i *importation) importXVA(body io.Reader) (vms []string, err error) {
 		for _, o := range i.made {
 			i.db.take(o, "current_operations", i.task)
 		}
-		if err != nil && !i.force {
+		if err != nil && !i.force && !died(i.ctx) {
 			i.undo()
 		}
 	}()

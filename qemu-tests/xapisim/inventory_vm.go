@@ -160,7 +160,7 @@ func (p *Pool) addDisk(config DiskConfig, name string) (*object, error) {
 	}
 	if err != nil {
 		p.db.remove(vdi)
-		return nil, err
+		return nil, errors.Join(err, remove(path))
 	}
 	return vdi, p.refreshSizes(sr)
 }

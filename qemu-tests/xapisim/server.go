@@ -33,7 +33,7 @@ type host struct {
 	local    map[string]bool // sessions of emergency mode, which this host alone knows
 	server   *http.Server
 	life     context.Context // of its toolstack: calls end with it
-	end      context.CancelFunc
+	end      context.CancelCauseFunc
 	crashes  int                // so often it has lost its power
 	booted   bool               // its hardware has started anew since the coordinator last heard of it
 	revived  context.CancelFunc // of a host without power: ends the wait until it is assumed dead
@@ -94,7 +94,7 @@ func nextIP(first net.IP, n int) net.IP {
 
 // serve starts the host's server; Pool.stop or Pool.Close ends it. The caller holds Pool.mu, or is New.
 func (p *Pool) serve(h *host, listener net.Listener) {
-	h.life, h.end = context.WithCancel(p.ctx)
+	h.life, h.end = context.WithCancelCause(p.ctx)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/jsonrpc", func(w http.ResponseWriter, r *http.Request) { p.jsonrpc(h, w, r) })
 	for prefix, handler := range dataHandlers {

@@ -218,9 +218,12 @@ func vbdPlug(c *call) (any, error) {
 	endVDI()
 	if err != nil {
 		c.deactivate(vdi)
+		if refused, ok := errors.AsType[*Error](err); ok {
+			return nil, refused
+		}
 		return nil, internal("xenopsd: " + err.Error())
 	}
-	if c.domains[vm.ref] == nil {
+	if c.domains[vm.ref] == nil && !vm.boolean("is_control_domain") {
 		return nil, fail("VM_BAD_POWER_STATE", vm.ref, "running", "halted")
 	}
 	c.db.set(vbd, "device", deviceName(vbd.text("userdevice")))
@@ -231,7 +234,10 @@ func vbdPlug(c *call) (any, error) {
 // hotplug runs a plug or an unplug of a VM, one at a time, with Pool.mu released.
 func (c *call) hotplug(vm *object, run func(*domain) error) error {
 	d := c.domains[vm.ref]
-	if d == nil {
+	switch {
+	case vm.boolean("is_control_domain"):
+		return nil // it has no front end: the storage driver attaches the disk, and that is all
+	case d == nil:
 		return errors.New("the domain has ended")
 	}
 	return c.unlocked(func() error {

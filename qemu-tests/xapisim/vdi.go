@@ -20,11 +20,7 @@ var vdiCalls = map[string]handler{
 	"VDI.resize":        func(c *call) (any, error) { return vdiResize(c, "resize") },
 	"VDI.resize_online": func(c *call) (any, error) { return vdiResize(c, "resize_online") },
 	"VDI.update": func(c *call) (any, error) {
-		vdi, err := c.object(0)
-		if err != nil {
-			return nil, err
-		}
-		return nil, c.refreshSizes(c.db.find("SR", vdi.text("SR")))
+		return onVDIOnly(c, "update", func(vdi *object) error { return c.refreshSizes(c.db.find("SR", vdi.text("SR"))) })
 	},
 	"VDI.forget":        vdiForget,
 	"VDI.introduce":     vdiIntroduce,

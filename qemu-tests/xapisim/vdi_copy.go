@@ -3,7 +3,6 @@ package xapisim
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 func vdiCopyCall(c *call, operation string) (any, error) {
@@ -80,13 +79,14 @@ func (c *call) copyInto(vdi, sr *object, values map[string]any, settle func(made
 	}
 	release()
 	if err == nil && settle != nil {
-		if err = settle(made); err != nil {
-			err = errors.Join(err, os.Remove(to))
-		}
+		err = settle(made)
+	}
+	if err != nil && settle == nil && died(c.ctx) {
+		return nil, err // half of it stays
 	}
 	if err != nil {
 		c.db.remove(made)
-		return nil, driverError("81", "VDI Clone failed", err)
+		return nil, driverError("81", "VDI Clone failed", errors.Join(err, remove(to)))
 	}
 	if c.delegateDisks[vdi.ref] {
 		c.delegateDisks[made.ref] = true

@@ -105,10 +105,13 @@ func (p *Pool) vdiAllowed(vdi *object) []string {
 	return out
 }
 
-// gateVDI is the check before an operation on a VDI, in xapi's order: concurrency, attachment, what the SR's driver can,
+// gateVDI is the check before an operation on a VDI, in xapi's order: upgrade, concurrency, attachment, what the SR's driver can,
 // the kind of VDI, the operation's own conditions.
 func (p *Pool) gateVDI(vdi *object, name string) error {
 	if err := alive(vdi); err != nil {
+		return err
+	}
+	if err := p.upgradable(name, upgradeVDIOperations); err != nil {
 		return err
 	}
 	if err := busy(vdi, "copy"); err != nil {

@@ -10,7 +10,7 @@ import (
 // operation is a row of xapi's gate for VM operations (xapi-facts §6.2).
 type operation struct {
 	states    []string // power states that accept it; none means any
-	suspended bool     // a suspended snapshot accepts it, too
+	suspended bool     // a suspended snapshot accepts it, too, and where the pool says so every suspended VM
 	control   bool     // a running control domain accepts it, too
 	template  bool     // allowed on a template that is no snapshot
 	snapshot  bool     // allowed on a snapshot
@@ -76,7 +76,7 @@ func (p *Pool) gateVM(vm *object, name string) error {
 		return fail("OPERATION_BLOCKED", vm.ref, reason)
 	}
 	state, snapshot := vm.text("power_state"), vm.boolean("is_a_snapshot")
-	accepted := op.suspended && snapshot && state == "Suspended" || op.control && vm.boolean("is_control_domain") && state == "Running"
+	accepted := op.suspended && state == "Suspended" && (snapshot || p.db.all("pool")[0].table("other_config")["allow_clone_suspended_vm"] == "true") || op.control && vm.boolean("is_control_domain") && state == "Running"
 	if op.states != nil && !accepted && !slices.Contains(op.states, state) {
 		return fail("VM_BAD_POWER_STATE", vm.ref, strings.ToLower(strings.Join(op.states, ", ")), strings.ToLower(state))
 	}
@@ -131,6 +131,9 @@ func (p *Pool) gateFeatures(vm *object, name string, op operation) error {
 		if len(vm.list("VUSBs")) > 0 {
 			return fail("VM_HAS_VUSBS", vm.ref)
 		}
+	}
+	if err := p.upgradable(name, upgradeVMOperations); err != nil {
+		return err
 	}
 	if count := len(vm.list("VTPMs")); name == "create_vtpm" && count > 0 {
 		return fail("VTPM_MAX_AMOUNT_REACHED", strconv.Itoa(count))

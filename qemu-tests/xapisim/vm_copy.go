@@ -39,6 +39,9 @@ func vmCopy(c *call) (any, error) {
 	}
 	var made *object
 	err = c.onVM(vm, "copy", func() (err error) {
+		if sr != nil && sr.text("content_type") == "iso" {
+			return fail("OPERATION_NOT_ALLOWED", "Cannot copy a VM's disks to an ISO SR")
+		}
 		made, err = c.copyVM(vm, c.text(1), nil, "copy", func(vdi *object) (*object, error) {
 			if sr == nil {
 				return c.copyInFull(vdi, c.db.find("SR", vdi.text("SR")))
@@ -217,6 +220,9 @@ func (c *call) copyDisks(vm *object, ignore []string, copyDisk copyDisk) (map[st
 }
 
 func (c *call) destroyCopies(disks map[string]*object) {
+	if died(c.ctx) {
+		return
+	}
 	for _, copied := range disks {
 		_ = c.destroyVDI(copied) // the first error is the one to tell; what is left shows in the SR
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -98,8 +99,12 @@ func (c *call) build(vm, host *object, paused bool) error {
 	machine.DomainID = c.domainID
 	c.db.set(vm, "resident_on", host.ref) // its memory is taken from now on
 	var guest Guest
+	delay := c.config.GuestDelay
+	if resumed {
+		delay = 0 // its agent has never stopped
+	}
 	err = c.unlocked(func() (err error) {
-		guest, err = c.startGuest(vm.uuid(), machine, delegate)
+		guest, err = c.startGuest(vm.uuid(), machine, delegate, delay)
 		return err
 	})
 	if err == nil && server.crashes != crashes {
@@ -156,6 +161,12 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 		}
 		machine.Firmware = firmware
 	}
+	if err := soundPlatform(vm, machine.Firmware); err != nil {
+		return machine, false, err
+	}
+	if err := storable(machine.Data); err != nil {
+		return machine, false, err
+	}
 	for _, vbd := range c.sortedVBDs(vm) {
 		vdi := c.db.find("VDI", vbd.text("VDI"))
 		if vdi == nil && vbd.boolean("empty") { // an empty drive is attached, too
@@ -184,6 +195,9 @@ func (c *call) attachDisks(vm *object) (machine Machine, delegate bool, err erro
 
 // attach prepares a disk for a guest that is about to get it. Its VBD, or an operation, holds off whoever else might.
 func (c *call) attach(vbd, vdi *object) (Disk, error) {
+	if _, err := os.Stat(c.volumePath(vdi)); err != nil || vdi.boolean("missing") {
+		return Disk{}, fail("SR_BACKEND_FAILURE_46", "", "The VDI is not available", "")
+	}
 	if vbd.text("mode") == "RW" {
 		if err := c.secure(vdi); err != nil {
 			return Disk{}, internal(err.Error())
@@ -196,9 +210,9 @@ func (c *call) attach(vbd, vdi *object) (Disk, error) {
 	return Disk{UserDevice: vbd.text("userdevice"), Path: path, ReadOnly: vbd.text("mode") == "RO"}, nil
 }
 
-func (p *Pool) startGuest(vm string, m Machine, delegate bool) (Guest, error) {
+func (p *Pool) startGuest(vm string, m Machine, delegate bool, delay time.Duration) (Guest, error) {
 	if !delegate {
-		return newIdleGuest(m.Data, !p.driverless[vm], p.config.GuestDelay), nil
+		return newIdleGuest(m.Data, !p.driverless[vm], delay), nil
 	}
 	if p.config.World == nil {
 		return nil, errors.New("a delegate was started, but the simulated pool has no World to start it in: set Config.World")

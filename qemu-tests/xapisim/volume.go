@@ -61,9 +61,17 @@ func fillWithNoise(ctx context.Context, w io.Writer, size int64) error {
 	return nil
 }
 
+// remove removes a file that may not be there.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
 // copyVolume copies a file with its holes and makes the copy size bytes long, which must not be less than the source.
-// The file system shares the blocks where it can; else only data is copied, inside the kernel. A copy that fails is
-// removed.
+// The file system shares the blocks where it can; else only data is copied, inside the kernel. A copy that fails is left as
+// it is, of its full size.
 func copyVolume(ctx context.Context, from, to string, size int64, progress func(done float64)) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
@@ -76,7 +84,7 @@ func copyVolume(ctx context.Context, from, to string, size int64, progress func(
 	}
 	defer func() {
 		if err = errors.Join(err, target.Close()); err != nil {
-			err = errors.Join(fmt.Errorf("copy %s: %w", from, err), os.Remove(to))
+			err = fmt.Errorf("copy %s: %w", from, errors.Join(err, os.Truncate(to, size)))
 		}
 	}()
 	info, err := source.Stat()
