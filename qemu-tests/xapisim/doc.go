@@ -32,7 +32,9 @@
 // drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with
 // NOT_IMPLEMENTED, so that it cannot be taken for one that works.
 //
-// Rules make it go wrong on purpose (Pool.Fault, ParseFaults): each request passes them before it is dispatched, each byte of a
+// What it does to its clients on purpose, and how to switch each of these on, is told by docs/simulator.md.
+//
+// Rules make it go wrong (Pool.Fault, ParseFaults): each request passes them before it is dispatched, each byte of a
 // connection (fault_connection.go) passes them inside TLS.
 //
 // Hosts fail from Go: CrashHost, BootHost, RestartToolstack, Promote, Trouble (failover.go). A client meets, in this order:
@@ -41,6 +43,9 @@
 // old session; tasks are gone and every object comes again as an addition of event.from. Address, URL and Fingerprint
 // follow the coordinator, Addresses and Fingerprints keep their order. Through the XenAPI the same is done by
 // pool.designate_new_master, pool.emergency_transition_to_master, pool.recover_slaves and pool.emergency_reset_master.
+// Calls whose toolstack goes leave behind what they had made; those that are cancelled clear it up.
+//
+// The pool is one of the newest release, or of an older one whose data model knows less (Config.Release; release.go).
 //
 // The file of a VDI is whole, whatever chain it is in. Chains of base copies (chain.go, coalesce.go), the space that they take
 // (utilisation.go) and changed block tracking (cbt.go) follow from hashes of what the files held at a snapshot (contents.go): no

@@ -104,6 +104,47 @@ func ExampleRule_lie() {
 	// INTERNAL_ERROR[xapisim: lie power-loss about web: it does not run]
 }
 
+// Another VM has written to a disk, and an administrator has cloned its VM: at once from Go, by the same names as in a file of
+// rules.
+func ExamplePool_Lie() {
+	pool, c, vm, end := examplePool()
+	defer end()
+	lie, err := xapisim.ParseLie([]byte(`{"kind": "user-clone", "object": "web"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, l := range []xapisim.Lie{{Kind: "stranger", Object: "web 0", Blocks: 2}, lie, {Kind: "power-loss", Object: "web"}} {
+		fmt.Println(pool.Lie(l))
+	}
+	vms, err := c.raw("VM.get_by_name_label", c.session, "Copy of web")
+	fmt.Println(len(vms.([]any)), err)
+	state, err := c.raw("VM.get_power_state", c.session, vm)
+	fmt.Println(state, err)
+	// Output:
+	// <nil>
+	// <nil>
+	// xapisim: lie power-loss about web: it does not run
+	// 1 <nil>
+	// Halted <nil>
+}
+
+// The coordinator's power is lost and a member takes over.
+func ExamplePool_Promote() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	pool, err := xapisim.New(xapisim.Config{Name: "example", Dir: dir, Hosts: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	fmt.Println(pool.CrashHost(0), pool.Promote(1), pool.Coordinator())
+	// Output:
+	// <nil> <nil> 1
+}
+
 // Connections are accepted and never served, as behind a firewall that has forgotten them.
 func ExamplePool_Fault_halfOpen() {
 	pool, c, _, end := examplePool()
