@@ -14,8 +14,9 @@ func (c *call) withDom0(h *host, vdi *object, mode string, run func() error) err
 	vbd := c.db.insert("VBD", map[string]any{
 		"VM": dom0.ref, "VDI": vdi.ref, "userdevice": free[0], "mode": mode, "type": "Disk", "unpluggable": true,
 	})
+	attached := false
 	defer func() {
-		if !died(c.ctx) || !vbd.boolean("currently_attached") {
+		if !attached || !died(c.ctx) {
 			c.db.remove(vbd)
 		}
 	}()
@@ -39,6 +40,7 @@ func (c *call) withDom0(h *host, vdi *object, mode string, run func() error) err
 	}
 	c.db.set(vbd, "device", deviceName(free[0]))
 	c.db.set(vbd, "currently_attached", true)
+	attached = true
 	if err = run(); died(c.ctx) {
 		return err
 	}
