@@ -134,7 +134,7 @@ func ExamplePool_Promote() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	pool, err := xapisim.New(xapisim.Config{Name: "example", Dir: dir, Hosts: 2})
 	if err != nil {
 		log.Fatal(err)
