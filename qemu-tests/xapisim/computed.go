@@ -1,7 +1,5 @@
 package xapisim
 
-import "slices"
-
 // computed are the fields that follow from others. They are worked out whenever they are read, and so never stale; an
 // event tells of a change in them with the change that they follow from.
 var computed = map[relation]func(*Pool, *object) any{
@@ -10,18 +8,7 @@ var computed = map[relation]func(*Pool, *object) any{
 	{"VBD", "allowed_operations"}: vbdAllowed,
 	{"VIF", "allowed_operations"}: vifAllowed,
 	{"VDI", "allowed_operations"}: func(p *Pool, vdi *object) any { return p.vdiAllowed(vdi) },
-	{"SR", "allowed_operations"}: func(p *Pool, sr *object) any {
-		if len(sr.table("current_operations")) > 0 {
-			return []string{}
-		}
-		if sr.text("type") == "iso" {
-			return isoOperations
-		}
-		if len(p.db.refs(sr, "PBDs", "PBD")) == 0 {
-			return append(slices.Clone(srOperations), "forget")
-		}
-		return srOperations
-	},
+	{"SR", "allowed_operations"}:  srAllowed,
 	{"host_metrics", "memory_free"}: func(p *Pool, metrics *object) any {
 		for _, h := range p.db.tables["host"] {
 			if h.text("metrics") == metrics.ref {

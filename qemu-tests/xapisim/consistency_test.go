@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -23,7 +24,7 @@ var powerCalls = map[string][]any{
 // TestStateIsConsistent makes random calls. After each, sets that mirror references agree with them, and what a VM's
 // allowed_operations say of an operation is what its call then answers.
 func TestStateIsConsistent(t *testing.T) {
-	pool := newPool(t, xapisim.Config{})
+	pool := newPool(t, xapisim.Config{GuestDelay: time.Millisecond, GuestMetricsDelay: time.Millisecond})
 	c := connect(t, pool)
 	sr := c.one("SR", "local")
 	rapid.Check(t, func(rt *rapid.T) {
@@ -81,6 +82,9 @@ func tryOperation(rt *rapid.T, c *client, vm, name string) string {
 	refused := errors.As(err, &apiErr) && slices.Contains(gateErrors, apiErr.code)
 	if listed == refused {
 		rt.Errorf("VM.%s answers %v, but allowed_operations are %v", name, err, allowed)
+	}
+	if err == nil && (name == "start" || strings.HasSuffix(name, "_reboot")) {
+		awaitAgent(c, vm)
 	}
 	return fmt.Sprint(result)
 }

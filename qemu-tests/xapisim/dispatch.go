@@ -60,7 +60,7 @@ func written() map[string]handler {
 		sessionCalls, taskCalls, eventCalls, messageCalls, hostCalls, poolCalls,
 		srCalls, pbdCalls, vdiCalls, cbtCalls, networkCalls, networkCreateCalls, vbdCalls, mediaCalls, vifCalls,
 		vifLockingCalls, vtpmCalls,
-		vmCalls, vmFieldCalls, vmPowerCalls, vmRebootCalls, vmSuspendCalls,
+		vmCalls, vmFieldCalls, vmPowerCalls, vmRebootCalls, vmSuspendCalls, storageOnly(), migrateCalls,
 	} {
 		maps.Copy(out, table)
 	}

@@ -27,6 +27,10 @@
 //	       PUT /import (import.go), /import_raw_vdi (raw_import.go), GET /export_raw_vdi (raw_export.go; vhd/),
 //	       GET /export, /export_metadata (export.go)
 //
+// What may be done with an object follows from its gate (vm.go, vbd_gate.go, vif.go, vdi_gate.go, sr_gate.go): the calls pass
+// it, and allowed_operations are what passes it. A migration (migrate.go) changes records only: guests run in a World, on no
+// host. Setters that belong to storage drivers are known, and refuse everyone (hidden.go).
+//
 // A VM that boots from a disk of a delegate template, or from a copy of one, is started in Config.World; such a template is
 // what AddDelegateTemplate makes, or an imported VM with the mark of one. Every other VM gets a built-in guest that has
 // drivers and an agent but runs nothing. A message of the data model that nobody has written yet is answered with

@@ -38,13 +38,14 @@ func (c *call) withDom0(h *host, vdi *object, mode string, run func() error) err
 	if err != nil {
 		return err
 	}
+	c.activate(vdi, mode)
 	c.db.set(vbd, "device", deviceName(free[0]))
 	c.db.set(vbd, "currently_attached", true)
 	attached = true
 	if err = run(); died(c.ctx) {
 		return err
 	}
-	c.db.set(vbd, "currently_attached", false)
+	c.detached(vbd)
 	if sr := c.db.find("SR", vdi.text("SR")); sr != nil {
 		return errors.Join(err, c.refreshSizes(sr))
 	}

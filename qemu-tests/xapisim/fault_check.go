@@ -6,8 +6,6 @@ import (
 	"path"
 	"strings"
 	"sync"
-
-	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
 )
 
 // FieldError is what is wrong with a member of a rule, by its name in JSON.
@@ -36,7 +34,7 @@ func (r *Rule) Check() error {
 
 // knownMethods are the names of all messages, which a misspelt rule would never meet.
 var knownMethods = sync.OnceValues(func() ([]string, error) {
-	model, err := datamodel.Embedded()
+	model, err := wholeModel()
 	if err != nil {
 		return nil, err
 	}

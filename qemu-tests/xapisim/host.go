@@ -26,7 +26,6 @@ var hostCalls = map[string]handler{
 	"host.disable":                 hostCall(disableHost),
 	"host.reboot":                  hostCall(func(c *call, h *object) (any, error) { return nil, c.powerOff(h, true) }),
 	"host.shutdown":                hostCall(func(c *call, h *object) (any, error) { return nil, c.powerOff(h, false) }),
-	"host.evacuate":                hostCall(evacuate),
 	"host.declare_dead":            hostCall(declareDead),
 	"host.call_plugin": hostCall(func(c *call, _ *object) (any, error) {
 		return nil, fail("XENAPI_MISSING_PLUGIN", c.text(1)) // no dom0 here has any
@@ -121,16 +120,6 @@ func (c *call) powerOff(row *object, again bool) error {
 		c.db.take(row, "current_operations", c.task)
 	})
 	return nil
-}
-
-// evacuate moves nothing: live migration is not simulated.
-func evacuate(c *call, h *object) (any, error) {
-	for _, vm := range c.db.refs(h, "resident_VMs", "VM") {
-		if !vm.boolean("is_control_domain") {
-			return nil, fail("NOT_IMPLEMENTED", "host.evacuate of a host with running VMs")
-		}
-	}
-	return nil, nil
 }
 
 // declareDead gives up a host that is down: its VMs are Halted and may be started elsewhere.

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/understudy-dr/understudy/orchestrator/xapi/datamodel"
 )
 
 // Pool is a running simulated pool. Its methods are safe for concurrent use.
@@ -53,7 +51,7 @@ func New(config Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	model, err := datamodel.Embedded()
+	model, err := wholeModel()
 	if err != nil {
 		return nil, fmt.Errorf("xapisim: %w", err)
 	}

@@ -26,14 +26,6 @@ var thickTypes = []string{"lvm", "lvmoiscsi", "lvmohba"}
 
 func thick(sr *object) bool { return slices.Contains(thickTypes, sr.text("type")) }
 
-var srOperations = []string{
-	"vdi_introduce", "unplug", "plug", "pbd_create", "update", "pbd_destroy", "vdi_resize", "vdi_clone", "scan",
-	"vdi_snapshot", "vdi_mirror", "vdi_create", "vdi_destroy", "vdi_set_on_boot",
-}
-
-// isoOperations are those of an SR of discs: its driver can do less (transcripts).
-var isoOperations = []string{"unplug", "plug", "pbd_create", "pbd_destroy", "vdi_clone", "scan", "vdi_create", "vdi_destroy"}
-
 func srCall(c *call, operation string, run func(sr *object) error) (any, error) {
 	sr, err := c.object(0)
 	if err != nil {
@@ -45,13 +37,7 @@ func srCall(c *call, operation string, run func(sr *object) error) (any, error) 
 // onSR runs an operation of the storage driver: one at a time on an SR, which must be plugged on the coordinator or, for
 // a local SR, on its host (xapi-facts §6.7).
 func (c *call) onSR(sr *object, operation string, run func() error) error {
-	err := c.admit(func() error {
-		if err := alive(sr); err != nil {
-			return err
-		}
-		return busy(sr, "plug")
-	})
-	if err != nil {
+	if err := c.admit(func() error { return c.gateSR(sr, operation) }); err != nil {
 		return err
 	}
 	if !c.plugged(sr, "") {

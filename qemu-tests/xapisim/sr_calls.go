@@ -65,37 +65,13 @@ func srIntroduce(c *call) (any, error) {
 	}).ref, nil
 }
 
-// removable is the gate before an SR goes (xen-api ocaml/xapi/xapi_sr_operations.ml).
-func (p *Pool) removable(sr *object, destroy bool) error {
-	if err := alive(sr); err != nil {
-		return err
-	}
-	if err := busy(sr); err != nil {
-		return err
-	}
-	pbds := p.db.refs(sr, "PBDs", "PBD")
-	switch {
-	case slices.ContainsFunc(pbds, func(pbd *object) bool { return pbd.boolean("currently_attached") }):
-		return fail("SR_HAS_PBD", sr.ref)
-	case !destroy:
-		return nil
-	case len(pbds) == 0:
-		return fail("SR_NO_PBDS", sr.ref)
-	case slices.ContainsFunc(p.db.refs(sr, "VDIs", "VDI"), func(vdi *object) bool { return vdi.boolean("managed") }):
-		return fail("SR_NOT_EMPTY")
-	case sr.table("other_config")["indestructible"] == "true":
-		return fail("SR_INDESTRUCTIBLE", sr.ref)
-	}
-	return nil
-}
-
 // srForget removes the records of an SR, its VDIs and PBDs. Its volumes stay.
 func srForget(c *call) (any, error) {
 	sr, err := c.object(0)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.admit(func() error { return c.removable(sr, false) }); err != nil {
+	if err := c.admit(func() error { return c.gateSR(sr, "forget") }); err != nil {
 		return nil, err
 	}
 	c.removeSR(sr)
@@ -121,8 +97,11 @@ func srDestroy(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.admit(func() error { return c.removable(sr, true) }); err != nil {
+	if err := c.admit(func() error { return c.gateSR(sr, "destroy") }); err != nil {
 		return nil, err
+	}
+	if sr.table("other_config")["indestructible"] == "true" {
+		return nil, fail("SR_INDESTRUCTIBLE", sr.ref)
 	}
 	for _, vdi := range c.db.refs(sr, "VDIs", "VDI") {
 		delete(c.chain, vdi.uuid())
@@ -178,6 +157,9 @@ func pbdCreate(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.admit(func() error { return c.gateSR(sr, "pbd_create") }); err != nil {
+		return nil, err
+	}
 	for _, pbd := range c.db.refs(sr, "PBDs", "PBD") {
 		if pbd.text("host") == host.ref {
 			return nil, fail("PBD_EXISTS", sr.ref, host.ref, pbd.ref)
@@ -195,6 +177,9 @@ func (c *call) plugPBD(pbd *object) error {
 	if !slices.Contains(c.drivers(), sr.text("type")) {
 		return fail("SR_UNKNOWN_DRIVER", sr.text("type"))
 	}
+	if err := c.admit(func() error { return c.gateSR(sr, "plug") }); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(c.srDir(sr), 0o755); err != nil {
 		return driverError("47", "The SR is not available", err)
 	}
@@ -209,7 +194,7 @@ func (c *call) unplugPBD(pbd *object) error {
 	if err != nil || !pbd.boolean("currently_attached") {
 		return err
 	}
-	if err := c.admit(func() error { return busy(sr) }); err != nil {
+	if err := c.admit(func() error { return c.gateSR(sr, "unplug") }); err != nil {
 		return err
 	}
 	var used []string

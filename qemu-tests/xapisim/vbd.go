@@ -6,13 +6,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var vbdCalls = map[string]handler{
 	"VBD.create":  vbdCreate,
 	"VBD.destroy": vbdDestroy,
 	"VBD.plug":    vbdPlug,
-	"VBD.unplug":  vbdUnplug,
+	"VBD.unplug":  func(c *call) (any, error) { return vbdUnplug(c, "unplug") },
+	// The back end is torn down without the guest's consent (xapi-facts §6.4). The guest is told, and what it says of it
+	// does not matter.
+	"VBD.unplug_force": func(c *call) (any, error) { return vbdUnplug(c, "unplug_force") },
 	"VBD.set_mode": func(c *call) (any, error) {
 		vbd, vm, err := c.vbdAndVM()
 		if err != nil {
@@ -251,7 +255,10 @@ func (c *call) hotplug(vm *object, run func(*domain) error) error {
 	})
 }
 
-func vbdUnplug(c *call) (any, error) {
+// farewell is how long a guest has to hear that a disk goes by force.
+const farewell = 200 * time.Millisecond
+
+func vbdUnplug(c *call, operation string) (any, error) {
 	vbd, vm, err := c.vbdAndVM()
 	if err != nil {
 		return nil, err
@@ -260,18 +267,26 @@ func vbdUnplug(c *call) (any, error) {
 		if err := errors.Join(alive(vbd), alive(vm)); err != nil {
 			return err
 		}
-		return c.vbdGate(vbd, "unplug")
+		return c.vbdGate(vbd, operation)
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer c.begin(vbd, "unplug")()
+	force, patience := operation == "unplug_force", c.config.HotplugTimeout
+	if force {
+		patience = min(patience, farewell)
+	}
+	defer c.begin(vbd, operation)()
 	err = c.hotplug(vm, func(d *domain) error {
-		ctx, cancel := context.WithTimeout(c.ctx, c.config.HotplugTimeout)
+		ctx, cancel := context.WithTimeout(c.ctx, patience)
 		defer cancel()
 		return d.guest.Unplug(ctx, vbd.text("userdevice"))
 	})
 	switch {
+	case c.ctx.Err() != nil:
+		return nil, c.ctx.Err()
+	case force:
+		// gone, whatever the guest says
 	case errors.Is(err, ErrDetachRejected):
 		return nil, fail("DEVICE_DETACH_REJECTED", "VBD", vbd.ref, "")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -45,22 +45,12 @@ func (p *Pool) vbdGate(vbd *object, operation string) error {
 
 // hotplugGate is the part of the gate that asks whether the guest can take or give back a disk now.
 func (p *Pool) hotplugGate(vbd, vm *object, operation string) error {
-	attached := vbd.boolean("currently_attached")
-	if err := running(vm); err != nil {
+	if err := reachable(vm, vbd, operation == "plug"); err != nil {
 		return err
 	}
-	switch {
-	case attached && operation == "plug":
-		return fail("DEVICE_ALREADY_ATTACHED", vbd.ref)
-	case !attached && operation != "plug":
-		return fail("DEVICE_ALREADY_DETACHED", vbd.ref)
-	}
-	for _, going := range operationsOf(vm) {
-		switch going {
-		case "clean_shutdown", "hard_shutdown", "suspend", "pause":
-			if operation != "unplug_force" {
-				return fail("OPERATION_NOT_ALLOWED", "Current operation on VM:"+vm.ref+" is "+going)
-			}
+	if operation != "unplug_force" {
+		if err := leaving(vm); err != nil {
+			return err
 		}
 	}
 	if err := p.hotpluggable(vm, "vbd"); err != nil {
@@ -68,6 +58,31 @@ func (p *Pool) hotplugGate(vbd, vm *object, operation string) error {
 	}
 	if vm.text("domain_type") == "hvm" && vbd.text("type") == "CD" {
 		return fail("OPERATION_NOT_ALLOWED", "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected")
+	}
+	return nil
+}
+
+// reachable refuses a plug or an unplug of a device whose VM does not run, or which is in the wanted state already.
+func reachable(vm, device *object, plug bool) error {
+	if err := running(vm); err != nil {
+		return err
+	}
+	switch attached := device.boolean("currently_attached"); {
+	case attached && plug:
+		return fail("DEVICE_ALREADY_ATTACHED", device.ref)
+	case !attached && !plug:
+		return fail("DEVICE_ALREADY_DETACHED", device.ref)
+	}
+	return nil
+}
+
+// leaving refuses hot-plugging while the VM is going down.
+func leaving(vm *object) error {
+	for _, going := range operationsOf(vm) {
+		switch going {
+		case "clean_shutdown", "hard_shutdown", "suspend", "pause":
+			return fail("OPERATION_NOT_ALLOWED", "Current operation on VM:"+vm.ref+" is "+going)
+		}
 	}
 	return nil
 }

@@ -20,13 +20,17 @@ var vdiCalls = map[string]handler{
 	"VDI.resize":        func(c *call) (any, error) { return vdiResize(c, "resize") },
 	"VDI.resize_online": func(c *call) (any, error) { return vdiResize(c, "resize_online") },
 	"VDI.update": func(c *call) (any, error) {
-		return onVDIOnly(c, "update", func(vdi *object) error { return c.refreshSizes(c.db.find("SR", vdi.text("SR"))) })
+		return onVDIAlone(c, "update", func(vdi *object) error {
+			sr := c.db.find("SR", vdi.text("SR"))
+			if !c.plugged(sr, "") {
+				return fail("SR_HAS_NO_PBDS", sr.ref)
+			}
+			return c.refreshSizes(sr)
+		})
 	},
-	"VDI.forget":        vdiForget,
-	"VDI.introduce":     vdiIntroduce,
-	"VDI.set_on_boot":   setOnBoot,
-	"VDI.set_read_only": func(*call) (any, error) { return nil, fail("PERMISSION_DENIED", "") },
-	"VDI.set_sharable":  func(*call) (any, error) { return nil, fail("PERMISSION_DENIED", "") },
+	"VDI.forget":      vdiForget,
+	"VDI.introduce":   vdiIntroduce,
+	"VDI.set_on_boot": setOnBoot,
 }
 
 // roundSize is the size that a storage driver makes of a wanted one.
@@ -145,7 +149,7 @@ func vdiResize(c *call, operation string) (any, error) {
 
 // vdiForget removes the record only: a scan finds the volume again, but not what the record said of it.
 func vdiForget(c *call) (any, error) {
-	return onVDIOnly(c, "forget", func(vdi *object) error {
+	return onVDIAlone(c, "forget", func(vdi *object) error {
 		for _, vbd := range c.db.refs(vdi, "VBDs", "VBD") {
 			c.db.remove(vbd)
 		}

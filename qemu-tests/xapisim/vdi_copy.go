@@ -128,8 +128,10 @@ func (c *call) copyInFull(vdi, sr *object) (made *object, err error) {
 // copyOver writes a VDI's content, or what of it differs from a base, into another VDI.
 func (c *call) copyOver(vdi, into, base *object) error {
 	sr := c.db.find("SR", into.text("SR"))
-	return c.onVDI(vdi, "copy", sr, "vdi_copy", func() error {
+	return c.holdVDI(vdi, "copy", func() error {
 		switch size := vdi.integer("virtual_size"); {
+		case !c.plugged(sr, ""):
+			return fail("SR_HAS_NO_PBDS", sr.ref)
 		case into.boolean("read_only"):
 			return fail("VDI_READONLY", into.ref)
 		case into.integer("virtual_size") < size:

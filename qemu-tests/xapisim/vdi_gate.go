@@ -10,6 +10,7 @@ type vdiOperation struct {
 	live     bool     // goes on a disk that is attached in whatever way
 	read     bool     // goes on a disk that is attached read-only
 	metadata bool     // goes on a VDI whose data is destroyed
+	plugged  bool     // goes only where the SR is plugged somewhere; others find out when they run
 	needs    []string // types of SR whose driver can do it; none means every one
 	check    func(p *Pool, vdi *object) error
 }
@@ -35,7 +36,7 @@ var vdiOperations = map[string]vdiOperation{
 		return nil
 	}},
 	"clone":           {live: true, needs: diskTypes},
-	"resize":          {needs: diskTypes},
+	"resize":          {needs: diskTypes, plugged: true},
 	"resize_online":   {live: true, needs: diskTypes},
 	"generate_config": {metadata: true},
 	"forget":          {metadata: true},
@@ -118,6 +119,9 @@ func (p *Pool) gateVDI(vdi *object, name string) error {
 		return err
 	}
 	op := vdiOperations[name]
+	if sr := p.db.find("SR", vdi.text("SR")); op.plugged && (sr == nil || !p.plugged(sr, "")) {
+		return fail("SR_NO_PBDS", vdi.text("SR"))
+	}
 	if err := p.unattached(vdi, name, op); err != nil {
 		return err
 	}
@@ -157,6 +161,11 @@ func (p *Pool) unattached(vdi *object, name string, op vdiOperation) error {
 
 // onVDI carries out an operation of a VDI: first the VDI is taken, then its SR, always in this order.
 func (c *call) onVDI(vdi *object, operation string, sr *object, srOperation string, run func() error) error {
+	return c.holdVDI(vdi, operation, func() error { return c.onSR(sr, srOperation, run) })
+}
+
+// holdVDI carries out an operation that takes a VDI and not its SR.
+func (c *call) holdVDI(vdi *object, operation string, run func() error) error {
 	if err := c.admit(func() error { return c.gateVDI(vdi, operation) }); err != nil {
 		return err
 	}
@@ -164,5 +173,14 @@ func (c *call) onVDI(vdi *object, operation string, sr *object, srOperation stri
 		return fail("VDI_NOT_MANAGED", vdi.ref)
 	}
 	defer c.begin(vdi, operation)()
-	return c.onSR(sr, srOperation, run)
+	return run()
+}
+
+// onVDIAlone runs an operation of the VDI that is the first argument, and of nothing else.
+func onVDIAlone(c *call, operation string, run func(vdi *object) error) (any, error) {
+	vdi, err := c.object(0)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.holdVDI(vdi, operation, func() error { return run(vdi) })
 }

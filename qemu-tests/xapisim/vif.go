@@ -88,11 +88,7 @@ func vifAttach(c *call, attached bool) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	vm, err := c.db.get("VM", vif.text("VM"))
-	if err != nil {
-		return nil, err
-	}
-	if err := c.admit(func() error { return c.vifGate(vif, vm, map[bool]string{true: "plug", false: "unplug"}[attached]) }); err != nil {
+	if err := c.admit(func() error { return c.vifGate(vif, map[bool]string{true: "plug", false: "unplug"}[attached]) }); err != nil {
 		return nil, err
 	}
 	c.db.set(vif, "currently_attached", attached)
@@ -100,29 +96,34 @@ func vifAttach(c *call, attached bool) (any, error) {
 }
 
 // vifGate is the check before an operation on a VIF, in the order of xapi (ocaml/xapi/xapi_vif_helpers.ml).
-func (p *Pool) vifGate(vif, vm *object, operation string) error {
+func (p *Pool) vifGate(vif *object, operation string) error {
+	if err := alive(vif); err != nil {
+		return err
+	}
+	vm, err := p.db.get("VM", vif.text("VM"))
+	if err != nil {
+		return err
+	}
 	if err := busy(vif); err != nil || operation == "attach" {
 		return err
 	}
-	if err := running(vm); err != nil {
+	if operation == "plug" && vm.boolean("is_control_domain") {
+		return fail("OPERATION_NOT_ALLOWED", "Control domain does not support hotplug")
+	}
+	if err := reachable(vm, vif, operation == "plug"); err != nil {
 		return err
 	}
-	switch attached := vif.boolean("currently_attached"); {
-	case attached && operation == "plug":
-		return fail("DEVICE_ALREADY_ATTACHED", vif.ref)
-	case !attached && operation == "unplug":
-		return fail("DEVICE_ALREADY_DETACHED", vif.ref)
+	if err := leaving(vm); err != nil {
+		return err
 	}
 	return p.hotpluggable(vm, "vif")
 }
 
 func vifAllowed(p *Pool, vif *object) any {
 	out := []string{}
-	if vm := p.db.find("VM", vif.text("VM")); vm != nil {
-		for _, operation := range []string{"attach", "plug", "unplug"} {
-			if p.vifGate(vif, vm, operation) == nil {
-				out = append(out, operation)
-			}
+	for _, operation := range []string{"attach", "plug", "unplug"} {
+		if p.vifGate(vif, operation) == nil {
+			out = append(out, operation)
 		}
 	}
 	return out

@@ -16,7 +16,7 @@ var plainSetters = map[string]bool{
 	"VM.set_start_delay": true, "VM.set_shutdown_delay": true, "VM.set_suspend_VDI": true, "VM.set_appliance": true,
 	"VM.set_HVM_shadow_multiplier": true,
 	"VDI.set_name_label":           true, "VDI.set_name_description": true, "VDI.set_allow_caching": true,
-	"SR.set_name_label": true, "SR.set_name_description": true, "SR.set_shared": true, "SR.set_physical_size": true,
+	"SR.set_name_label": true, "SR.set_name_description": true, "SR.set_shared": true,
 	"network.set_default_locking_mode": true,
 }
 
