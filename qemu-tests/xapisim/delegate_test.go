@@ -123,8 +123,10 @@ func TestUnplugTimesOut(t *testing.T) {
 		t.Error("the disk is shown as detached")
 	}
 	c.refuse("VDI_IN_USE", nil, "VDI.destroy", vdi)
-	c.call("VM.hard_shutdown", vm)
+	c.call("VBD.unplug_force", vbd) // the guest is not asked
+	c.refuse("DEVICE_ALREADY_DETACHED", []string{vbd}, "VBD.unplug_force", vbd)
 	c.call("VDI.destroy", vdi)
+	c.call("VM.hard_shutdown", vm)
 }
 
 func TestDeafDelegate(t *testing.T) {

@@ -93,10 +93,17 @@ func (p *Pool) startTask(c *call, name string, run handler) (any, error) {
 		defer p.mu.Unlock()
 		result, err := run(c)
 		delete(p.cancels, task.ref)
+		if seen := cancelPoints[c.message.Class+"."+c.message.Name]; seen != "" && err == nil {
+			p.db.put(task, "other_config", "debug_info:cancel_points_seen", seen)
+		}
 		p.finishTask(task, result, err)
 	})
 	return task.ref, nil
 }
+
+// cancelPoints is how often xenopsd looks whether a task is to be cancelled, which xapi notes in the tasks that it carried
+// out (transcripts).
+var cancelPoints = map[string]string{"VM.start": "6", "VM.hard_shutdown": "8"}
 
 // finishTask writes in xapi's order, the status last (xapi-facts §3).
 func (p *Pool) finishTask(task *object, result any, err error) {
