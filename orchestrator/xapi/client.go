@@ -1,7 +1,6 @@
 package xapi
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,12 +36,13 @@ type API interface {
 	Import(ctx context.Context, o ImportOptions) ([]Ref, error)
 }
 
-// Client is a session with a pool's coordinator. It is safe for concurrent use. It starts no goroutines of its
-// own; Close ends the session and the kept connections.
+// Client is a session with a pool's coordinator. It is safe for concurrent use. Its goroutines end with the calls that they
+// watch over; Close ends the session and the kept connections.
 type Client struct {
 	config Config
 	trust  *trust
 	http   *http.Client
+	pings  *http.Client  // a connection for each request
 	calls  chan struct{} // slots of maxCalls
 	polls  chan struct{} // slots of maxPolls
 	nextID atomic.Uint64
@@ -57,6 +57,7 @@ type Client struct {
 type session struct {
 	address string
 	ref     string
+	silent  bool // the coordinator was not reached there
 }
 
 // Dial logs in at the first address that leads to the coordinator. A refused password is ErrAuthentication, a
@@ -70,10 +71,8 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	client := &Client{
 		config: config,
 		trust:  trust,
-		http: &http.Client{
-			Transport:     newTransport(trust.accepts),
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		http:   newHTTPClient(trust.accepts, true),
+		pings:  newHTTPClient(trust.accepts, false),
 		calls:  make(chan struct{}, maxCalls),
 		polls:  make(chan struct{}, maxPolls),
 		logins: make(chan struct{}, 1),
@@ -119,7 +118,7 @@ func (c *Client) Close(ctx context.Context) error {
 		return nil
 	}
 	defer c.http.CloseIdleConnections()
-	_, _, err := c.roundTrip(ctx, c.config.CallTimeout, last.address, "session.logout", []any{last.ref})
+	_, _, err := c.roundTrip(ctx, min(c.config.CallTimeout, answerTimeout), last.address, "session.logout", []any{last.ref})
 	if err != nil && !IsCode(err, codeSessionInvalid) {
 		return fmt.Errorf("log out of the pool: %w", err)
 	}
@@ -138,13 +137,17 @@ func (c *Client) current() (session, error) {
 // do sends a call until it has an answer or may not be sent again. outage is how long it is tried while the pool is away.
 func (c *Client) do(ctx context.Context, timeout, outage time.Duration, method string, args []any) (json.RawMessage, error) {
 	var away time.Time // since when the pool refuses or is not reached; zero: it is not away
-	renewed, broken := false, 0
+	renewed, moved, broken := false, false, 0
 	for repeats := 0; ; repeats++ {
 		current, err := c.current()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", method, err)
 		}
-		raw, sent, err := c.roundTrip(ctx, timeout, current.address, method, append([]any{current.ref}, args...))
+		var raw json.RawMessage
+		sent := false
+		if err = errLeft; !current.silent {
+			raw, sent, err = c.roundTrip(ctx, timeout, current.address, method, append([]any{current.ref}, args...))
+		}
 		if err == nil {
 			return raw, nil
 		}
@@ -160,11 +163,20 @@ func (c *Client) do(ctx context.Context, timeout, outage time.Duration, method s
 			if stays = c.renew(ctx, current); stays == nil {
 				renewed = true
 			}
-		case IsCode(err, codeHostIsSlave), isTransport(err) && !sent:
-			stays = c.renew(ctx, current)
-			if stays == nil && !away.IsZero() {
+		case isTransport(err) && !current.silent && (!sent || errors.Is(err, errSilent)):
+			c.leave(current)
+			if sent && !mayRepeat(method) {
+				return nil, explain(ctx, method, sent, err)
+			}
+			if moved {
 				stays = err // a login came through, and the call did not
 			}
+		case IsCode(err, codeHostIsSlave), current.silent:
+			stays = c.renew(ctx, current)
+			if stays == nil && moved && !current.silent {
+				stays = err
+			}
+			moved = moved || stays == nil
 		case IsCode(err, awayCodes...):
 			stays = err
 		case isTransport(err) && mayRepeat(method) && !errors.Is(err, context.DeadlineExceeded):
@@ -210,6 +222,9 @@ type transportError struct{ err error }
 func (e *transportError) Error() string { return e.err.Error() }
 func (e *transportError) Unwrap() error { return e.err }
 
+// errLeft stands for the call that is not made to a coordinator which was not reached before.
+var errLeft error = &transportError{errSilent}
+
 func isTransport(err error) bool {
 	var failure *transportError
 	return errors.As(err, &failure)
@@ -231,10 +246,6 @@ func explain(ctx context.Context, method string, sent bool, err error) error {
 
 // roundTrip sends one request to one address. sent reports whether the host may have seen it.
 func (c *Client) roundTrip(ctx context.Context, timeout time.Duration, address, method string, params []any) (raw json.RawMessage, sent bool, err error) {
-	body, err := encodeRequest(method, params, c.nextID.Add(1))
-	if err != nil {
-		return nil, false, err
-	}
 	release, err := c.acquire(ctx, method)
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", method, err)
@@ -243,13 +254,14 @@ func (c *Client) roundTrip(ctx context.Context, timeout time.Duration, address, 
 
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s did not answer %s within %v: %w", address, method, timeout, context.DeadlineExceeded))
 	defer cancel()
+	ctx, stop := c.watch(ctx, address)
+	defer stop()
 	var wrote atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
-	post, err := http.NewRequestWithContext(traced, http.MethodPost, "https://"+address+"/jsonrpc", bytes.NewReader(body))
+	post, err := newPost(traced, address, method, params, c.nextID.Add(1))
 	if err != nil {
-		return nil, false, fmt.Errorf("%s: %w", method, err)
+		return nil, false, err
 	}
-	post.Header.Set("Content-Type", "application/json")
 	reply, err := c.http.Do(post)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -15,6 +15,7 @@ const (
 	defaultOriginator  = "understudy"
 	defaultCallTimeout = 5 * time.Minute
 	defaultOutage      = 90 * time.Second
+	defaultSilence     = 30 * time.Second
 )
 
 // Config says how to reach a pool.
@@ -33,6 +34,9 @@ type Config struct {
 	// CallTimeout bounds one call, login included; waiting for an event or a task is not bounded by it. Default
 	// five minutes: long operations run as tasks.
 	CallTimeout time.Duration
+	// Silence is how long a host may answer nothing at all before it counts as gone: a call that waits longer than half of it has
+	// the host asked for something small. Default 30 s. It is noticed after 1.5 times that at the latest.
+	Silence time.Duration
 	// Outage is how long a wait for a task goes on while the pool does not answer: the task often survives a restart of
 	// the toolstack, which takes 10 to 60 s. Default 90 s.
 	Outage time.Duration
@@ -67,6 +71,9 @@ func (c Config) prepared() (Config, error) {
 	if c.CallTimeout <= 0 {
 		c.CallTimeout = defaultCallTimeout
 	}
+	if c.Silence <= 0 {
+		c.Silence = defaultSilence
+	}
 	if c.Outage <= 0 {
 		c.Outage = defaultOutage
 	}
@@ -97,32 +104,35 @@ func including(list []string, text string, parse func(string) (string, error)) [
 }
 
 // withPort completes an address to host:port.
-func withPort(address string) (string, error) {
-	if ip, err := netip.ParseAddr(strings.Trim(address, "[]")); err == nil {
-		return net.JoinHostPort(ip.String(), defaultPort), nil
+func withPort(address string) (string, error) { return withThisPort(address, defaultPort) }
+
+// withThisPort completes a name, an IPv4 address or an IPv6 one with brackets or without, by a port unless it has one.
+func withThisPort(address, port string) (string, error) {
+	if ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")); err == nil {
+		return net.JoinHostPort(ip.String(), port), nil
 	}
-	host, port := address, defaultPort
+	host := address
 	if strings.Contains(address, ":") {
 		var err error
 		if host, port, err = net.SplitHostPort(address); err != nil {
 			return "", fmt.Errorf("%q is not an address of the form host[:port]: %w", address, err)
 		}
 	}
-	if host == "" || port == "" || strings.ContainsAny(host, " /@?#") {
+	if host == "" || port == "" || strings.ContainsAny(host, " /@?#[]") {
 		return "", fmt.Errorf("%q is not an address of the form host[:port]", address)
 	}
 	return net.JoinHostPort(host, port), nil
 }
 
-// coordinatorAddress joins the address of HOST_IS_SLAVE, a bare IP or name, with the port of the host that
-// answered it (xapi-facts §1.5).
-func coordinatorAddress(coordinator, answeredBy string) (string, error) {
-	_, port, err := net.SplitHostPort(answeredBy)
+// besides is the address of a host that another of its pool has named, with the port of that one (xapi-facts §1.5).
+func besides(named, namedBy string) (string, error) {
+	_, port, err := net.SplitHostPort(namedBy)
 	if err != nil {
 		return "", err
 	}
-	if coordinator == "" || strings.ContainsAny(coordinator, " /@?#") {
-		return "", fmt.Errorf("%s names %q as the coordinator, which is no address", answeredBy, coordinator)
+	address, err := withThisPort(named, port)
+	if err != nil {
+		return "", fmt.Errorf("%s names a host of its pool: %w", namedBy, err)
 	}
-	return net.JoinHostPort(coordinator, port), nil
+	return address, nil
 }

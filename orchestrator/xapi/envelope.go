@@ -2,9 +2,11 @@ package xapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"regexp"
 	"strings"
 )
@@ -38,6 +40,20 @@ func encodeRequest(method string, params []any, id uint64) ([]byte, error) {
 		return nil, fmt.Errorf("%s: the request has %d bytes, the API takes at most %d: %w", method, body.Len(), requestLimit, ErrTooLarge)
 	}
 	return body.Bytes(), nil
+}
+
+// newPost is the HTTP request of a call.
+func newPost(ctx context.Context, address, method string, params []any, id uint64) (*http.Request, error) {
+	body, err := encodeRequest(method, params, id)
+	if err != nil {
+		return nil, err
+	}
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+"/jsonrpc", bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	post.Header.Set("Content-Type", "application/json")
+	return post, nil
 }
 
 // decodeReply takes an envelope apart: the result, or the API's error as an *Error. An error comes as an

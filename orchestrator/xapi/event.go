@@ -48,7 +48,11 @@ type EventBatch struct {
 // a long watch must look at the objects themselves now and then.
 func (c *Client) Events(ctx context.Context, classes []string, token string, timeout time.Duration) (EventBatch, error) {
 	var batch EventBatch
-	raw, err := c.do(ctx, timeout+c.config.CallTimeout, 0, "event.from", []any{classes, token, Float(timeout.Seconds())})
+	late := c.config.CallTimeout
+	if token != "" { // of what has changed since, an answer does not take long
+		late = min(late, answerTimeout)
+	}
+	raw, err := c.do(ctx, timeout+late, 0, "event.from", []any{classes, token, Float(timeout.Seconds())})
 	if err != nil {
 		return batch, err
 	}

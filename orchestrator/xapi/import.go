@@ -135,8 +135,13 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 	})
 	defer watchdog.Stop()
 	body.moves(func() { watchdog.Reset(stall) })
+	ctx, stop := c.watch(ctx, address)
+	defer stop()
 
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { body.requested.Store(true) }})
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:      func(got httptrace.GotConnInfo) { patient(got.Conn, stall) }, // the host closes it in the end
+		WroteHeaders: func() { body.requested.Store(true) },
+	})
 	request, err := http.NewRequestWithContext(traced, http.MethodPut, importURL(address, current.ref, o.SR, o.Task), body)
 	if err != nil {
 		return err

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -30,10 +30,6 @@ func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
 		master = pool.Master
 	}
 	coordinator := c.Address()
-	_, port, err := net.SplitHostPort(coordinator)
-	if err != nil {
-		return nil, err
-	}
 	var addresses []string
 	for _, pbd := range pbds {
 		if pbd.SR != sr || !pbd.CurrentlyAttached {
@@ -47,7 +43,11 @@ func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		addresses = append(addresses, net.JoinHostPort(host.Address, port))
+		address, err := besides(host.Address, coordinator)
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, address)
 	}
 	if len(addresses) == 0 {
 		return nil, fmt.Errorf("no host has SR %s plugged: plug its PBD on one", sr)
@@ -118,19 +118,17 @@ func (c *Client) probe(ctx context.Context, address string, sr Ref) (target stri
 	return redirected(address, reply.Header.Get("Location"))
 }
 
+// location takes the host, and its port if there is one, from the address of a redirection. It is not read as a URL: hosts write
+// their IPv6 address without brackets, too.
+var location = regexp.MustCompile(`^https://([^/?#@]+)(?:[/?]|$)`)
+
 // redirected is the host that a redirection names. Whether it is one of the pool's is told by its certificate.
-func redirected(from, location string) (string, error) {
-	to, err := url.Parse(location)
-	if err != nil || to.Scheme != "https" || to.Hostname() == "" {
+func redirected(from, to string) (string, error) {
+	named := location.FindStringSubmatch(to)
+	if named == nil {
 		return "", fmt.Errorf("%s sends an upload on to an address that is none of HTTPS", from) // its text has the session in it
 	}
-	port := to.Port()
-	if port == "" {
-		if _, port, err = net.SplitHostPort(from); err != nil {
-			return "", err
-		}
-	}
-	return net.JoinHostPort(to.Hostname(), port), nil
+	return besides(named[1], from)
 }
 
 func importURL(address, session string, sr, task Ref) string {

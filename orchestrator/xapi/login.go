@@ -30,7 +30,7 @@ func (c *Client) renew(ctx context.Context, stale session) error {
 	if current != stale {
 		return nil
 	}
-	fresh, err := c.login(ctx, stale.address)
+	fresh, err := c.login(ctx, stale)
 	if err != nil {
 		return err
 	}
@@ -62,24 +62,29 @@ func (c *Client) forget(ctx context.Context, address, ref string) {
 	_, _, _ = c.roundTrip(ctx, forgetTimeout, address, "session.logout", []any{ref})
 }
 
-// login tries the last coordinator, then every configured address, then the members that a coordinator told of.
-func (c *Client) login(ctx context.Context, last string) (session, error) {
+// login tries the last coordinator, then every configured address, then the members that a coordinator told of. A coordinator that
+// was not reached goes to the end.
+func (c *Client) login(ctx context.Context, last session) (session, error) {
 	var addresses []string
 	know := func(address string) {
 		if address != "" && !slices.Contains(addresses, address) {
 			addresses = append(addresses, address)
 		}
 	}
-	know(last)
+	know(last.address)
 	for _, address := range c.config.Addresses {
 		know(address)
 	}
 	for _, member := range c.trust.known() {
 		know(member.Address)
 	}
+	if last.silent {
+		addresses = append(addresses[1:], last.address)
+	}
 	var failures []error
+	mute := map[string]error{} // by address: why there was no answer
 	for _, address := range addresses {
-		fresh, err := c.loginAt(ctx, address)
+		fresh, err := c.loginAt(ctx, address, mute)
 		if err == nil {
 			return fresh, nil
 		}
@@ -95,9 +100,13 @@ func (c *Client) login(ctx context.Context, last string) (session, error) {
 	return session{}, errors.Join(failures...)
 }
 
-// loginAt logs in at one address, or at the coordinator that it names.
-func (c *Client) loginAt(ctx context.Context, address string) (session, error) {
+// loginAt logs in at one address, or at the coordinator that it names. All members may name one that is gone: an address that did
+// not answer is not tried again, and noted.
+func (c *Client) loginAt(ctx context.Context, address string, mute map[string]error) (session, error) {
 	for range maxRedirects {
+		if err := mute[address]; err != nil {
+			return session{}, err
+		}
 		raw, _, err := c.roundTrip(ctx, min(c.config.CallTimeout, answerTimeout), address, "session.login_with_password",
 			[]any{c.config.Username, c.config.Password, "1.0", c.config.Originator})
 		var failure *Error
@@ -111,10 +120,13 @@ func (c *Client) loginAt(ctx context.Context, address string) (session, error) {
 		case IsCode(err, codeAuthenticationFailed):
 			return session{}, fmt.Errorf("%w of %q: set the right ones for this pool", ErrAuthentication, c.config.Username)
 		case errors.As(err, &failure) && failure.Code == codeHostIsSlave && len(failure.Params) > 0:
-			if address, err = coordinatorAddress(failure.Params[0], address); err != nil {
+			if address, err = besides(failure.Params[0], address); err != nil {
 				return session{}, err
 			}
 		default:
+			if isTransport(err) {
+				mute[address] = err
+			}
 			return session{}, err
 		}
 	}

@@ -3,7 +3,6 @@ package xapi
 import (
 	"context"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -70,10 +69,6 @@ func (c *Client) learnMembers(ctx context.Context, fresh session) {
 	if err := c.readAt(ctx, fresh, "host.get_all_records", &hosts); err != nil {
 		return
 	}
-	_, port, err := net.SplitHostPort(fresh.address)
-	if err != nil {
-		return
-	}
 	_ = c.readAt(ctx, fresh, "Certificate.get_all_records", &certificates) // hosts before 8.2 have no such class
 	fingerprints := map[Ref]string{}
 	for _, certificate := range certificates {
@@ -89,7 +84,7 @@ func (c *Client) learnMembers(ctx context.Context, fresh session) {
 	}
 	members := map[string]Member{}
 	for ref, host := range hosts {
-		if address, err := coordinatorAddress(host.Address, net.JoinHostPort("", port)); err == nil {
+		if address, err := besides(host.Address, fresh.address); err == nil {
 			members[address] = Member{Address: address, Fingerprint: fingerprints[ref]}
 		}
 	}

@@ -61,10 +61,11 @@ func parseFingerprint(text string) (string, error) {
 	return plain, nil
 }
 
-// newTransport makes connections for one client. HTTP/1.1 only, no proxy: a management network has none.
-func newTransport(accepts func(fingerprint string) bool) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	return &http.Transport{
+// newHTTPClient makes connections, and keeps them if told to, which follow no redirection. HTTP/1.1 only, no proxy: a management
+// network has none.
+func newHTTPClient(accepts func(fingerprint string) bool, keeps bool) *http.Client {
+	dialer := newDialer()
+	transport := &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialTLS(ctx, dialer, network, address, func(leaf []byte) error {
 				if got := fingerprint(leaf); !accepts(got) {
@@ -75,6 +76,11 @@ func newTransport(accepts func(fingerprint string) bool) *http.Transport {
 		},
 		MaxIdleConnsPerHost: maxCalls,
 		IdleConnTimeout:     idleTimeout,
+		DisableKeepAlives:   !keeps,
+	}
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
