@@ -170,7 +170,7 @@ func (s *Spawner) clone(ctx context.Context, d *Delegate, template xapi.Ref) err
 			ctx, cancel := lingering(ctx)
 			defer cancel()
 			var err error
-			if d.Ref, err = xapi.Make(ctx, pool.API, "VM.clone", xapi.ByName(pool.API, "VM", name, ""), template, name); err != nil {
+			if d.Ref, err = xapi.CopyVM(ctx, pool.API, "VM.clone", template, name); err != nil {
 				return "", err
 			}
 			err = pool.API.Call(ctx, "VM.get_uuid", &d.UUID, d.Ref)

@@ -88,9 +88,7 @@ func (r *run) makeRestorePoint(ctx context.Context) (state.Object, error) {
 	api := r.target.API
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVM, kind: replica.KindRestorePoint, origin: r.standbyUUID,
-		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
-			return creating(ctx, "VM.snapshot", r.standbyRef, name)
-		},
+		call: snapshotOf(api, r.standbyRef),
 	})
 	if err != nil {
 		return state.Object{}, err

@@ -35,6 +35,13 @@ type creation struct {
 	call   func(ctx context.Context, name string, creating maker) (xapi.Ref, error)
 }
 
+// snapshotOf is the call of a creation that snapshots a VM.
+func snapshotOf(api xapi.API, vm xapi.Ref) func(context.Context, string, maker) (xapi.Ref, error) {
+	return func(ctx context.Context, name string, _ maker) (xapi.Ref, error) {
+		return xapi.CopyVM(ctx, api, "VM.snapshot", vm, name)
+	}
+}
+
 // maker makes the call that gives the object, and is sure of its outcome.
 type maker func(ctx context.Context, method string, args ...any) (xapi.Ref, error)
 

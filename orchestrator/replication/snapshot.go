@@ -20,9 +20,7 @@ func (r *run) prepareSource(ctx context.Context) error {
 	api := r.source.API
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVM, kind: replica.KindSnapshot, origin: r.vm.UUID,
-		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
-			return creating(ctx, "VM.snapshot", r.vm.Ref, name)
-		},
+		call: snapshotOf(api, r.vm.Ref),
 	})
 	if err != nil {
 		return err

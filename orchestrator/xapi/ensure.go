@@ -24,12 +24,17 @@ const (
 //
 // The error is the call's own, or ErrOutcomeUnknown when the outcome stays lost.
 func Ensure(ctx context.Context, api API, method string, done func(ctx context.Context) (bool, error), args ...any) error {
-	return ensure(ctx, api, method, nil, done, args)
+	return ensure(ctx, api, method, nil, done, nil, args)
 }
 
 // Make is Ensure for a method that makes an object, whose reference it gives. find finds what the call has made, by what nothing
 // else has, such as a name that was an argument.
 func Make(ctx context.Context, api API, method string, find func(ctx context.Context) ([]Ref, error), args ...any) (Ref, error) {
+	return makeWith(ctx, api, method, find, nil, args)
+}
+
+// makeWith is Make, with what clears away what a call has left unfinished before it is made again; nil when it leaves nothing.
+func makeWith(ctx context.Context, api API, method string, find func(context.Context) ([]Ref, error), clear func(context.Context) error, args []any) (Ref, error) {
 	var made Ref
 	err := ensure(ctx, api, method, (*string)(&made), func(ctx context.Context) (bool, error) {
 		found, err := find(ctx)
@@ -41,11 +46,11 @@ func Make(ctx context.Context, api API, method string, find func(ctx context.Con
 		}
 		made = found[0]
 		return true, nil
-	}, args)
+	}, clear, args)
 	return made, err
 }
 
-func ensure(ctx context.Context, api API, method string, result *string, done func(context.Context) (bool, error), args []any) error {
+func ensure(ctx context.Context, api API, method string, result *string, done func(context.Context) (bool, error), clear func(context.Context) error, args []any) error {
 	for attempt := 1; ; attempt++ {
 		err := api.Run(ctx, method, result, args...)
 		lost := errors.Is(err, ErrOutcomeUnknown)
@@ -54,6 +59,9 @@ func ensure(ctx context.Context, api API, method string, result *string, done fu
 		}
 		// An error of the API after a lost answer may be that what was asked for is so already.
 		is, unseen := effect(ctx, api, method, done)
+		if !is && unseen == nil && lost && attempt < ensureAttempts && clear != nil {
+			unseen = clear(ctx)
+		}
 		switch {
 		case is:
 			return nil

@@ -30,12 +30,12 @@ import (
 //	*.add_to_*             MAP_DUPLICATE_KEY would not tell who added it: look at the value, or remove and add again (SetOtherConfigKey)
 //	*.set_bios_strings     a second time is refused: look at the VM
 //	*.create, *.clone,
-//	*.snapshot, *.copy     look for the object by the name, marker or position that was an argument of the call (Make, MakeVBD, MakeVIF)
+//	*.snapshot, *.copy     look for the object by the name, marker or position that was an argument of the call (Make, MakeVBD, MakeVIF; CopyVM)
 //	*.destroy              look whether the object is gone (Destroy, DestroyVDI)
 //	plug, unplug, start,
 //	shutdown, resize …     look at the object's state (Ensure)
 //	Async.*                a second task would do it all again; Ensure and Make wait for the tasks of its name, look, and call again
-//	PUT /import            the task is the caller's own: it tells (Client.Import)
+//	PUT /import            the task is the caller's own: it tells (Client.Import), or leads to what was made (ImportTaskKey)
 var repeatable = []string{
 	"*.get_*", "event.from", "*.assert_*", "host.compute_*", "VM.compute_*", "VDI.list_changed_*", "*.set_*", "*.remove_from_*", "*.add_tags", "*.remove_tags",
 	"task.cancel", "SR.scan", "SR.update", "*.update_allowed_*", "event.inject", "task.create",
