@@ -254,21 +254,12 @@ func (d *deployment) findNetwork(ctx context.Context) (xapi.Ref, error) {
 	return networks[0], nil
 }
 
+// importAttempts is how often the image is uploaded at most when the pool goes away over it.
+const importAttempts = 2
+
 // makeTemplate imports and completes the template.
 func (d *deployment) makeTemplate(ctx context.Context) error {
-	// The task comes before the intent, and stands in it: the pool notes it in what it makes of the import, so that this is found
-	// when nobody was there any more to be told.
-	var task, ref xapi.Ref
-	if err := d.pool.API.Call(ctx, "task.create", &task, "Understudy: import of the delegate's image "+d.image.version, ""); err != nil {
-		return err
-	}
-	intent := saga.Intent{Pool: d.pool.Inventory.UUID, Class: "VM", Kind: string(replica.KindDelegateTemplate), Origin: string(task)}
-	object, err := d.saga.Create(ctx, intent, func(ctx context.Context, _ string) (uuid string, err error) {
-		if ref, err = d.upload(ctx, task); err != nil {
-			return "", err
-		}
-		return uuid, d.pool.API.Call(ctx, "VM.get_uuid", &uuid, ref)
-	})
+	ref, object, err := d.importImage(ctx)
 	if err != nil {
 		return err
 	}
@@ -278,6 +269,35 @@ func (d *deployment) makeTemplate(ctx context.Context) error {
 		return err
 	}
 	return d.saga.Keep(context.WithoutCancel(ctx), object)
+}
+
+// importImage imports the image. When the pool goes away over that, as in a coordinator's fail-over, nobody can tell whether what was
+// made of it is whole: it is removed, and the image uploaded again.
+func (d *deployment) importImage(ctx context.Context) (xapi.Ref, state.Object, error) {
+	for attempt := 1; ; attempt++ {
+		// The task comes before the intent, and stands in it: the pool notes it in what it makes of the import, so that this is found
+		// when nobody was there any more to be told.
+		var task, ref xapi.Ref
+		if err := d.pool.API.Call(ctx, "task.create", &task, "Understudy: import of the delegate's image "+d.image.version, ""); err != nil {
+			return "", state.Object{}, err
+		}
+		intent := saga.Intent{Pool: d.pool.Inventory.UUID, Class: "VM", Kind: string(replica.KindDelegateTemplate), Origin: string(task)}
+		object, err := d.saga.Create(ctx, intent, func(ctx context.Context, _ string) (uuid string, err error) {
+			if ref, err = d.upload(ctx, task); err != nil {
+				return "", err
+			}
+			return uuid, d.pool.API.Call(ctx, "VM.get_uuid", &uuid, ref)
+		})
+		if err == nil || ctx.Err() != nil || !xapi.IsTemporary(err) || attempt == importAttempts {
+			return ref, object, err
+		}
+		d.log.Warn("the pool went away over an import: what it made is removed, and the image uploaded again", "pool", d.pool.Name, "cause", err)
+		d.observe("the pool went away: removing what it made of the image")
+		made := state.Object{Run: d.run, Pool: intent.Pool, Class: intent.Class, Kind: intent.Kind, Origin: intent.Origin}
+		if unremoved := (templateRemover{d.pool}).remove(ctx, made); unremoved != nil {
+			return "", state.Object{}, fmt.Errorf("%w; removing what the pool made of it: %w", err, unremoved)
+		}
+	}
 }
 
 // upload imports the image.

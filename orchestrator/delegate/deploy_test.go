@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -355,6 +356,42 @@ func TestCancelADeployment(t *testing.T) {
 	f.nothingLeft()
 	f.noRuns()
 	f.noTasks()
+}
+
+// TestADeploymentOutlastsAFailOver: the coordinator is replaced in the middle of the upload, and what the old one has made of it stays,
+// for there is nobody who would remove it.
+func TestADeploymentOutlastsAFailOver(t *testing.T) {
+	t.Parallel()
+	f := deployFixture(t)
+	spec := f.deploySpec(writeImage(t, "1.0", nil))
+	var once sync.Once
+	left := false
+	spec.Observe = func(p delegate.DeployProgress) {
+		if p.Sent < mib/2 {
+			return
+		}
+		once.Do(func() {
+			for deadline := time.Now().Add(5 * time.Second); f.objects()["VDI"] == f.count["VDI"] && time.Now().Before(deadline); {
+				time.Sleep(5 * time.Millisecond)
+			}
+			if err := f.sim.Promote(1); err != nil {
+				t.Error(err)
+			}
+			left = f.objects()["VDI"] > f.count["VDI"]
+		})
+	}
+	f.deploy(spec)
+	if !left {
+		t.Error("nothing of the first upload was left behind: the test shows nothing")
+	}
+	if templates := f.pool.Inventory.DelegateTemplates(); len(templates) != 1 || f.sim.Calls("http/put_import") < 4 {
+		t.Errorf("%d templates after %d uploads and probes", len(templates), f.sim.Calls("http/put_import"))
+	}
+	for class := range f.objects() {
+		f.count[class]++
+	}
+	f.nothingLeft()
+	f.noRuns()
 }
 
 // TestADeploymentThatDied has a process that was killed, with what it had made recorded as intended only.

@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -83,7 +84,7 @@ func (r templateRemover) remove(ctx context.Context, o state.Object) error {
 		case err != nil:
 			return err
 		case ended:
-			return r.destroyAll(ctx, refs)
+			return errors.Join(r.destroyAll(ctx, refs), r.destroyDisks(ctx, o))
 		case waited > takeUpTimeout && len(refs) == 0:
 			return r.drop(ctx, task)
 		case waited > importTimeout:
@@ -120,6 +121,21 @@ func (r templateRemover) destroyAll(ctx context.Context, refs []xapi.Ref) error 
 		}
 	}
 	return nil
+}
+
+// destroyDisks removes disks of an import that ended before they had a VM: xapi makes them first. A copy of such a disk may bear the
+// note as well, so that only an import counts whose VM was never known, and only disks that no VM has.
+func (r templateRemover) destroyDisks(ctx context.Context, o state.Object) error {
+	if o.UUID != "" {
+		return nil
+	}
+	vdis, err := xapi.AllRecords[xapi.VDI](ctx, r.API, "VDI")
+	for ref, vdi := range vdis {
+		if vdi.SMConfig[xapi.ImportTaskKey] == o.Origin && len(vdi.VBDs) == 0 {
+			err = errors.Join(err, xapi.DestroyVDI(ctx, r.API, ref))
+		}
+	}
+	return err
 }
 
 // made finds the template of a record. The pool notes in each VM the import that it is of; copies of a VM have that note too, so

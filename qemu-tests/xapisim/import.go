@@ -68,7 +68,7 @@ type importation struct {
 }
 
 // importXVA makes the objects of an XVA and fills their disks. The caller holds Pool.mu. A failure removes all that was
-// made, unless it is forced.
+// made, unless it is forced or the toolstack is gone.
 func (i *importation) importXVA(body io.Reader) (vms []string, err error) {
 	err = i.unlocked(func() (err error) {
 		i.reader, err = xva.NewReader(body)
