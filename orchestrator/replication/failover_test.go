@@ -1,8 +1,9 @@
 package replication_test
 
 import (
-	"errors"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
@@ -19,33 +20,55 @@ const troubles = `{"seed": 5, "rules": [
 	{"name": "slow storage", "object": "target", "delay": "5ms"}
 ]}`
 
-// slowness keeps tasks of the source's pool pending for long enough to be lost.
-const slowness = `{"rules": [{"name": "plugs take their time", "method": "VBD.plug", "slow": "200ms"}]}`
+// failOver is what happens to the source's pool: its coordinator is replaced while its second disk is being plugged, whose task is
+// lost; a connection breaks, and with it the answer to the clone of a disk.
+const failOver = `{"rules": [
+	{"name": "plugs take their time", "method": "VBD.plug", "slow": "200ms"},
+	{"name": "the clone of a disk is made, its answer lost with the connection", "method": "VDI.clone", "count": 1, "cut": "after"},
+	{"name": "another host takes over", "method": "VBD.plug", "after": 1, "count": 1, "lie": {"kind": "fail-over", "object": "a-host1"}}
+]}`
 
-// TestFailOverInTheMiddle: the coordinator of the source's pool is replaced while the first disk is being plugged, whose task is
-// lost, and again while disks are moved, and the other pool loses connections. The run ends well, and so does the next, which is
-// trusted.
+// TestFailOverInTheMiddle: by rules from files, the coordinator of the source's pool is replaced in the middle of a run, and both pools lose
+// connections. The run ends well, and so does the next, which is trusted. With -v it tells which rule hit when.
 func TestFailOverInTheMiddle(t *testing.T) {
 	w := newWorld(t, layout{sizes: []int64{16 * mib, 4 * mib}})
-	for rules, sim := range map[string]*xapisim.Pool{troubles: w.simB, slowness: w.simA} {
-		faults, err := xapisim.ParseFaults([]byte(rules))
+	var mu sync.Mutex
+	hits := map[string]int{}
+	began := time.Now()
+	for name, pool := range map[string]struct {
+		sim   *xapisim.Pool
+		rules string
+	}{"source": {w.simA, failOver}, "target": {w.simB, troubles}} {
+		faults, err := xapisim.ParseFaults([]byte(pool.rules))
 		w.must(err)
-		faults.Add(sim)
+		pool.sim.OnFault(func(r xapisim.Rule, method string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if hits[r.Name]++; r.Method != "" && r.Name != "slow storage" {
+				t.Logf("%6.3f s  %s  %-24s  %s", time.Since(began).Seconds(), name, method, r.Name)
+			}
+		})
+		faults.Add(pool.sim)
 	}
-	promoted := make(chan error, 2)
-	w.when(func() bool { return w.simA.Calls("Async.VBD.plug") >= 1 }, func() { promoted <- w.simA.Promote(1) })
-	w.atTransfer(func() { promoted <- w.simA.Promote(0) })
 	w.replicate()
-	w.must(errors.Join(<-promoted, <-promoted))
-	if n := w.simA.Calls("Async.VBD.plug"); n < 3 {
-		t.Errorf("%d plugs of two disks: none was lost", n)
-	}
+	t.Logf("%6.3f s  the run is committed; %d plugs of two disks in the source's pool", time.Since(began).Seconds(), w.simA.Calls("Async.VBD.plug"))
 	w.equal()
 	w.tidy(1)
+	mu.Lock()
+	for _, name := range []string{
+		"another host takes over", "the clone of a disk is made, its answer lost with the connection", "a request is lost",
+		"a creating call's answer is lost", "connections die before they are used",
+	} {
+		if hits[name] == 0 {
+			t.Errorf("no call met the rule %q", name)
+		}
+	}
+	mu.Unlock()
 	w.request.Trust = true
 	w.write(w.simA.VDIPath(w.vm.VDIs[0]), 3*mib, []byte("after the night"))
 	if d := w.replicate().Disks[0]; d.Mode != report.Trusted {
 		t.Errorf("the next run's mode is %s (%s)", d.Mode, d.Cause)
 	}
 	w.equal()
+	t.Log("the replica's disks are the source's disks, byte by byte")
 }

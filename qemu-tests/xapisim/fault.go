@@ -91,6 +91,7 @@ type faults struct {
 	mu    sync.Mutex
 	rules []*activeRule
 	calls map[string]int
+	told  func(r Rule, method string) // nil: nobody
 }
 
 // take counts a request and gives what is to happen to it, as one rule, and the lies of all that hit it. named gives what the objects of the call are known by;
@@ -106,6 +107,9 @@ func (f *faults) take(method string, named func() map[string]bool) (out Rule, li
 	for _, r := range f.rules {
 		if !r.matches(strings.TrimPrefix(method, "Async."), names) || r.ends() && out.ends() || !r.strikes() {
 			continue
+		}
+		if f.told != nil {
+			f.told(r.Rule, method)
 		}
 		delay, slow, rate := out.Delay+r.Delay, out.Slow+r.Slow, out.BytesPerSecond
 		if rate == 0 || r.BytesPerSecond > 0 && r.BytesPerSecond < rate {
@@ -154,6 +158,13 @@ func (p *Pool) Fault(r Rule) (remove func()) {
 		}
 		p.faults.rules = kept
 	}
+}
+
+// OnFault has f told of each hit of a rule, one at a time, before anything comes of it. f must not call the pool.
+func (p *Pool) OnFault(f func(r Rule, method string)) {
+	p.faults.mu.Lock()
+	defer p.faults.mu.Unlock()
+	p.faults.told = f
 }
 
 // Calls counts the requests for a method so far, on all hosts and whatever their outcome. "VM.start" and

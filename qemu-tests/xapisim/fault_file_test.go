@@ -75,7 +75,7 @@ func TestParseFaultsRefuses(t *testing.T) {
 		{`{"method": "connection", "cut": "before", "object": "x"}`, `"object": a connection has no object`},
 		{`{"method": "connection", "cut": "before", "delay": "1s"}`, `"delay": a connection`},
 		{`{"lie": "fill"}`, `"lie": a lie: "fill": want an object`},
-		{`{"lie": {"kind": "fib", "object": "x"}}`, `"lie": there is no lie "fib": want one of fill, garbage`},
+		{`{"lie": {"kind": "fib", "object": "x"}}`, `"lie": there is no lie "fib": want one of fail-over, fill, garbage`},
 		{`{"lie": {"kind": "fill"}}`, `"lie": lie fill: object is missing`},
 		{`{"lie": {"kind": "fill", "object": "x", "fre": 1}}`, `"lie": a lie: "fre": no such member; there are blocks, count, free, keep, kind`},
 		{`{"lie": {"kind": "fill", "object": "x", "object": "y"}}`, `"lie": a lie: "object": comes twice`},

@@ -26,6 +26,7 @@ import (
 //	user-clone     a VM: an administrator clones it, markers and all
 //	user-revert    a VM: an administrator reverts it to its newest snapshot
 //	power-loss     a VM: its domain is gone as if its host had lost its power
+//	fail-over      a host: it becomes the coordinator, as by Pool.Promote, while the call is carried out
 //
 // What is imitated, and what is not: no world tells the simulator when a guest flushes, so lost-writes takes what a real
 // SR may have kept, unless Pool.Flushed is called. The blocks that a lie writes are 4 KiB of noise each. An SR that is full
@@ -54,6 +55,13 @@ var lieKinds = map[string]struct {
 	"user-clone":    {[]string{"VM"}, (*Pool).userClone},
 	"user-revert":   {[]string{"VM"}, (*Pool).userRevert},
 	"power-loss":    {[]string{"VM"}, (*Pool).powerLoss},
+}
+
+// What a fail-over needs leads to rules, and so back to the kinds of lies.
+func init() {
+	kind := lieKinds["power-loss"]
+	kind.classes, kind.tell = []string{"host"}, (*Pool).failOver
+	lieKinds["fail-over"] = kind
 }
 
 // ParseLie reads a lie from JSON, such as {"kind":"fill","object":"shared","free":1048576}. It takes nothing that it does not know,

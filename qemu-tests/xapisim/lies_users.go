@@ -75,6 +75,21 @@ func (p *Pool) powerLoss(_ Lie, vm *object) error {
 	return c.kill(d)
 }
 
+// failOver begins a fail-over: who tells the lie may be a call to the coordinator that is replaced.
+func (p *Pool) failOver(_ Lie, row *object) error {
+	h := p.hostOf(row.ref)
+	switch {
+	case h == nil || h.state == hostDown:
+		return errors.New("it is down")
+	case h == p.coordinator:
+		return errors.New("it is the coordinator already")
+	case p.ctx.Err() != nil:
+		return errors.New("the pool is closed")
+	}
+	p.group.Go(func() { _ = p.promote(h, true) }) // it may have gone down meanwhile, as when the pool is closed
+	return nil
+}
+
 // noise is how much of a block a lie writes.
 const noise = 4 << 10
 
