@@ -3,16 +3,17 @@
 //
 // It holds one session to a pool's coordinator and hides what is accidental in that: which host is the
 // coordinator today, whether the session has expired, whether a kept connection has been cut. A coordinator that
-// goes away is looked for among the configured addresses and the members that it told of. It does not
+// goes away, if only by answering nothing any more (Config.Silence), is looked for among the configured addresses and the members
+// that it told of. It does not
 // hide what matters: a call that may or may not have been carried out ends in ErrOutcomeUnknown, and an error
-// of the API is an *Error with the code that the API gave. Ensure and Make are for callers that know how to see whether it was:
+// of the API is an *Error with the code that the API gave. Ensure, Make and CopyVM are for callers that know how to see whether it was:
 // they look, and call again if it was not.
 //
 //	     Call, Events                        Run, Import
 //	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)
 //	         ▼                                ▼
 //	┌─ do: repeat (table in repeat.go), log in again, fail over ──────┐
-//	│    roundTrip: at most 20 at once, limits                        │
+//	│    roundTrip: at most 20 at once, limits, watch for silence     │
 //	└────┬────────────────────────────────────────────────────────────┘
 //	     ▼ TLS, leaf certificate pinned by SHA-256, or told by a coordinator that is
 //	host A (coordinator)   host B ──HOST_IS_SLAVE──▶ host A
