@@ -9,6 +9,9 @@
 //	replication ─phases──▶ │ report.Run  │ ──▶ encoding/json (scripts, API, state database)
 //	trust ──────causes───▶ └─────────────┘ ──▶ Rows          (one row a disk)
 //
+// A JobRun is the same for a run of a job: what became of each VM, and which Run tells more of it. Findings are what stands in
+// the way of a run, or should be known before it.
+//
 // States, modes and phases are typed strings: they are read by people and stored for years. Each type has a Valid
 // method; Run.Validate applies them all before a report is stored.
 package report

@@ -103,6 +103,7 @@ type Event struct {
 // Run is the report of one VM run. It is not safe for concurrent use: its driver owns it and hands out copies (Clone).
 type Run struct {
 	ID        string      `json:"id"`
+	JobRun    string      `json:"job_run,omitempty"` // id of the job's run that it is a part of; empty: of none
 	Started   time.Time   `json:"started"`
 	Finished  time.Time   `json:"finished,omitzero"`
 	State     State       `json:"state"`

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,32 +51,41 @@ func Rows(label string, run Run) []Row {
 
 // WriteTable writes rows as plain text in aligned columns, without colours or lines of boxes, and below them how busy the stages were.
 func WriteTable(w io.Writer, rows []Row) error {
+	body := make([]table.Row, 0, len(rows))
+	var below []string
+	for _, r := range rows {
+		body = append(body, table.Row{
+			r.Disk, r.Run, size(r.Size), size(r.Read), size(r.Same), size(r.Zero),
+			size(r.Copied), size(r.Sent), size(r.Spared), size(r.Wire), ratio(r.Ratio), seconds(r.Time),
+		})
+		if r.Bottleneck != "" {
+			below = append(below, fmt.Sprintf("disk %s, run %s: %s", r.Disk, r.Run, r.Bottleneck))
+		}
+	}
+	header := table.Row{"disk", "run", "size", "read", "same", "zero", "copied", "sent", "spared", "wire", "ratio", "time"}
+	return writePlain(w, header, []string{"run"}, body, below)
+}
+
+// writePlain writes a table and, below it, lines of text. Columns stand to the right, but those named in left.
+func writePlain(w io.Writer, header table.Row, left []string, rows []table.Row, below []string) error {
 	t := table.NewWriter()
 	t.SetStyle(plainStyle())
-	header := table.Row{"disk", "run", "size", "read", "same", "zero", "copied", "sent", "spared", "wire", "ratio", "time"}
 	t.AppendHeader(header)
 	configs := []table.ColumnConfig{}
 	for i := range header {
-		if header[i] != "run" {
+		if name, ok := header[i].(string); !ok || !slices.Contains(left, name) {
 			configs = append(configs, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
 		}
 	}
 	t.SetColumnConfigs(configs)
-	for _, r := range rows {
-		t.AppendRow(table.Row{
-			r.Disk, r.Run, size(r.Size), size(r.Read), size(r.Same), size(r.Zero),
-			size(r.Copied), size(r.Sent), size(r.Spared), size(r.Wire), ratio(r.Ratio), seconds(r.Time),
-		})
-	}
+	t.AppendRows(rows)
 	var b strings.Builder
 	for line := range strings.Lines(t.Render()) {
 		b.WriteString(strings.TrimRight(line, " \n"))
 		b.WriteByte('\n')
 	}
-	for _, r := range rows {
-		if r.Bottleneck != "" {
-			fmt.Fprintf(&b, "disk %s, run %s: %s\n", r.Disk, r.Run, r.Bottleneck)
-		}
+	for _, line := range below {
+		fmt.Fprintln(&b, line)
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("writing the table: %w", err)
@@ -109,6 +119,14 @@ func ratio(r float64) string {
 	default:
 		return humanize.Comma(int64(r)) + "x"
 	}
+}
+
+// ended is seconds, with a dash for what lasts still.
+func ended(s float64) string {
+	if s == 0 {
+		return "-"
+	}
+	return seconds(s)
 }
 
 // seconds keeps two or three figures: 0.42s, 12.3s, 4m7s.

@@ -19,6 +19,8 @@ ALTER TABLE pools DROP COLUMN delegate_mtu;
 ALTER TABLE replicas DROP COLUMN samples;
 ALTER TABLE journal_segments DROP COLUMN reach;
 ALTER TABLE journal_segments DROP COLUMN kept;
+DROP TABLE job_runs;
+DROP TABLE jobs;
 CREATE TABLE old_runs (
     id TEXT PRIMARY KEY, replica TEXT NOT NULL REFERENCES replicas (id) ON DELETE CASCADE, kind TEXT NOT NULL, state TEXT NOT NULL,
     owner TEXT NOT NULL, started TEXT NOT NULL, finished TEXT NOT NULL, error TEXT NOT NULL, report TEXT NOT NULL
@@ -62,6 +64,9 @@ func TestMigrationKeepsWhatIsThere(t *testing.T) {
 		kept, err := store.Run(t.Context(), run.Report.ID)
 		if err != nil || kept.Replica != replica.ID {
 			t.Errorf("run %+v, %v", kept, err)
+		}
+		if !kept.Heartbeat.Equal(run.Report.Started) || kept.CancelRequested {
+			t.Errorf("run %+v: the last sign of life that is known is its start", kept)
 		}
 		pool, err := store.Pool(t.Context(), "a")
 		if err != nil || pool.DelegateGateway != "" || pool.DelegateMTU != 0 || pool.DelegateAddresses != "192.0.2.0/24" {

@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -49,7 +48,7 @@ func (s *Store) RecordIntent(ctx context.Context, o Object) (Object, error) {
 			return err
 		}
 		if finished != "" {
-			return errors.New("the run has ended")
+			return ErrEnded
 		}
 		err := tx.QueryRowContext(ctx, `SELECT 1 + coalesce(max(sequence), 0) FROM objects WHERE run = ?`, o.Run).Scan(&o.Sequence)
 		if err != nil {

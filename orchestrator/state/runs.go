@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -31,12 +30,14 @@ func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == R
 // ofReplica reports whether runs of this kind are about a replica.
 func (k RunKind) ofReplica() bool { return k == RunReplicate || k == RunVerify }
 
-// Run is the row of a run. Its state, times and error are those of the report.
+// Run is the row of a run. Its state, times and error are those of the report, and so is the job's run that it is a part of.
 type Run struct {
-	Replica string // empty for RunDeploy and RunTest
-	Kind    RunKind
-	Owner   Owner
-	Report  report.Run
+	Replica         string // empty for RunDeploy and RunTest
+	Kind            RunKind
+	Owner           Owner
+	Heartbeat       time.Time // last sign of life of the owner
+	CancelRequested bool
+	Report          report.Run
 }
 
 // BeginRun begins a run on a replica, or on none when it is about none, and makes this process its owner. Of r the id, state and
@@ -49,7 +50,7 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 	if !kind.Valid() || kind.ofReplica() != (replica != "") {
 		return Run{}, fmt.Errorf("%s: the kind is unknown, or is about a replica and has none, or the reverse", what)
 	}
-	r.ID, r.State, r.Started, r.Finished, r.Error = uuid.NewString(), report.StateRunning, time.Now().UTC(), time.Time{}, ""
+	r.ID, r.State, r.Started, r.Finished, r.Error = uuid.NewString(), report.StateRunning, s.now().UTC(), time.Time{}, ""
 	document, err := marshalReport(r)
 	if err != nil {
 		return Run{}, fmt.Errorf("%s: %w", what, err)
@@ -65,8 +66,10 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 			}
 		}
 		_, err = tx.ExecContext(ctx,
-			`INSERT INTO runs (id, replica, kind, state, owner, started, finished, error, report) VALUES (?, ?, ?, ?, ?, ?, '', '', ?)`,
-			r.ID, sql.NullString{String: replica, Valid: replica != ""}, kind, r.State, s.owner.String(), timeText(r.Started), document)
+			`INSERT INTO runs (id, replica, kind, job_run, state, owner, heartbeat, started, finished, error, report)
+			 VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', '', ?)`,
+			r.ID, sql.NullString{String: replica, Valid: replica != ""}, kind, r.JobRun, r.State, s.owner.String(), timeText(r.Started), timeText(r.Started),
+			document)
 		if isForeignKey(err) {
 			return fmt.Errorf("replica %s: %w", replica, ErrNotFound)
 		}
@@ -75,7 +78,7 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 	if err != nil {
 		return Run{}, fmt.Errorf("%s: %w", what, err)
 	}
-	return Run{Replica: replica, Kind: kind, Owner: s.owner, Report: r}, nil
+	return Run{Replica: replica, Kind: kind, Owner: s.owner, Heartbeat: r.Started, Report: r}, nil
 }
 
 // SaveReport stores how far a run has come, or, when the report's state is final, its end: then nothing can
@@ -96,7 +99,7 @@ func (s *Store) SaveReport(ctx context.Context, r report.Run) error {
 		if n, err := result.RowsAffected(); err != nil {
 			return err
 		} else if n == 0 {
-			return errors.New("the run has ended")
+			return ErrEnded
 		}
 		if !r.State.Final() {
 			return nil
@@ -118,7 +121,7 @@ func marshalReport(r report.Run) (string, error) {
 	return string(document), nil
 }
 
-const selectRuns = `SELECT coalesce(replica, ''), kind, owner, report FROM runs `
+const selectRuns = `SELECT coalesce(replica, ''), kind, owner, heartbeat, cancel, report FROM runs `
 
 // Run reads one run by its id; ErrNotFound.
 func (s *Store) Run(ctx context.Context, id string) (Run, error) {
@@ -158,8 +161,8 @@ func (s *Store) PendingRuns(ctx context.Context) ([]Run, error) {
 	return runs, nil
 }
 
-// TakeOver makes this process the owner of a run whose owner is dead, or that has ended. While the owner lives it is a
-// *BusyError, when it ran on another host an ErrForeignHost.
+// TakeOver makes this process the owner of a run that has ended, or whose owner is gone: dead, or without a sign of life for
+// LeaseTime. Else it is a *BusyError; of a run that is this process's own already, nothing changes.
 func (s *Store) TakeOver(ctx context.Context, id string) (Run, error) {
 	var run Run
 	err := s.write(ctx, func(tx *sql.Tx) (err error) {
@@ -167,16 +170,12 @@ func (s *Store) TakeOver(ctx context.Context, id string) (Run, error) {
 			return err
 		}
 		if !run.Report.State.Final() {
-			alive, err := run.Owner.Alive()
-			if err != nil {
+			if err := s.checkGone(ctx, tx, id, run.Owner); err != nil {
 				return err
 			}
-			if alive {
-				return &BusyError{Run: id, Owner: run.Owner}
-			}
 		}
-		run.Owner = s.owner
-		_, err = tx.ExecContext(ctx, `UPDATE runs SET owner = ? WHERE id = ?`, s.owner.String(), id)
+		run.Owner, run.Heartbeat = s.owner, s.now().UTC()
+		_, err = tx.ExecContext(ctx, `UPDATE runs SET owner = ?, heartbeat = ? WHERE id = ?`, run.Owner.String(), timeText(run.Heartbeat), id)
 		return err
 	})
 	if err != nil {
@@ -197,11 +196,14 @@ func findRun(ctx context.Context, q querier, id string) (Run, error) {
 }
 
 func scanRun(scan scanFunc) (r Run, err error) {
-	var owner, document string
-	if err := scan(&r.Replica, &r.Kind, &owner, &document); err != nil {
+	var owner, heartbeat, document string
+	if err := scan(&r.Replica, &r.Kind, &owner, &heartbeat, &r.CancelRequested, &document); err != nil {
 		return Run{}, err
 	}
 	if r.Owner, err = ParseOwner(owner); err != nil {
+		return Run{}, err
+	}
+	if r.Heartbeat, err = parseTime(heartbeat); err != nil {
 		return Run{}, err
 	}
 	return r, json.Unmarshal([]byte(document), &r.Report)

@@ -32,6 +32,19 @@ type Store struct {
 	secrets      *Secrets
 	owner        Owner
 	installation Installation
+
+	clock                func() time.Time // nil: time.Now
+	beatEvery, lookEvery time.Duration
+}
+
+// SetClock replaces time.Now for signs of life and leases, before the Store is used by others.
+func (s *Store) SetClock(now func() time.Time) { s.clock = now }
+
+func (s *Store) now() time.Time {
+	if s.clock != nil {
+		return s.clock()
+	}
+	return time.Now()
 }
 
 // Open opens the state directory dir, which is made (mode 0700) when it is missing, and brings its schema up to date. At
@@ -53,7 +66,7 @@ func Open(ctx context.Context, dir string, secrets *Secrets) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the state directory %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, secrets: secrets, owner: owner}
+	s := &Store{dir: dir, db: db, secrets: secrets, owner: owner, beatEvery: beatEvery, lookEvery: lookEvery}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the state directory %s: %w", dir, err), db.Close())
 	}

@@ -1,0 +1,196 @@
+package state_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
+)
+
+// clock is moved by hand.
+type clock struct{ now time.Time }
+
+func (c *clock) read() time.Time { return c.now }
+
+// keptWorld has a job's run and a VM run that is part of it.
+func keptWorld(t *testing.T) (store *state.Store, whole state.JobRun, part state.Run, c *clock, dir string) {
+	t.Helper()
+	dirs := newFolders(t)
+	store = dirs.open(t)
+	store.SetPace(time.Millisecond, time.Millisecond)
+	c = &clock{now: time.Date(2026, 3, 1, 22, 0, 0, 0, time.UTC)}
+	store.SetClock(c.read)
+	j := addJob(t, store)
+	vm := report.VM{UUID: "vm", Name: "web", PoolUUID: "pool-a"}
+	whole, err := store.BeginJobRun(t.Context(), j.ID, report.JobRun{JobName: "nightly", VMs: []report.JobVM{
+		{VM: vm, State: report.StateRunning}, {VM: report.VM{UUID: "vm-2"}, State: report.StateWaiting}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part = addReplica(t, store)
+	return store, whole, part, c, filepath.Dir(dirs.state)
+}
+
+// ended waits for the end of a context, and says why it ended.
+func ended(t *testing.T, ctx context.Context) error {
+	t.Helper()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(5 * time.Second):
+		t.Fatal("it does not end")
+		return nil
+	}
+}
+
+func TestOwnersSeeTheWishToCancel(t *testing.T) {
+	store, whole, part, _, _ := keptWorld(t)
+	ctx := t.Context()
+	keptWhole, stopWhole := store.Keep(ctx, whole.ID)
+	keptPart, stopPart := store.Keep(ctx, part.Report.ID)
+	defer stopWhole()
+	defer stopPart()
+	if err := store.CancelRun(ctx, part.Report.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := ended(t, keptPart); !errors.Is(err, state.ErrCancelled) {
+		t.Errorf("the VM run ended for %v", err)
+	}
+	if keptWhole.Err() != nil {
+		t.Error("the job's run was cancelled along with one of its VMs")
+	}
+	if err := store.CancelRun(ctx, whole.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := ended(t, keptWhole); !errors.Is(err, state.ErrCancelled) {
+		t.Errorf("the job's run ended for %v", err)
+	}
+	kept, err := store.JobRun(ctx, whole.ID)
+	if err != nil || !kept.CancelRequested || kept.Report.State != report.StateRunning {
+		t.Errorf("%+v, %v: it ends when its owner says so", kept, err)
+	}
+	if err := store.CancelRun(ctx, "none"); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("an unknown run: %v", err)
+	}
+}
+
+func TestSignsOfLife(t *testing.T) {
+	store, whole, part, c, _ := keptWorld(t)
+	c.now = c.now.Add(time.Minute)
+	for _, id := range []string{whole.ID, part.Report.ID} {
+		_, stop := store.Keep(t.Context(), id)
+		until(t, func() bool {
+			run, _ := store.Run(t.Context(), id)
+			of, _ := store.JobRun(t.Context(), id)
+			return run.Heartbeat.Equal(c.now) || of.Heartbeat.Equal(c.now)
+		})
+		stop()
+	}
+	if err := store.Heartbeat(t.Context(), "none"); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("an unknown run: %v", err)
+	}
+}
+
+func until(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come about")
+		}
+	}
+}
+
+// TestTheLeaseOfAProcess has the runs of a process on another host taken over once its last sign of life, by any of them, is
+// LeaseTime ago.
+func TestTheLeaseOfAProcess(t *testing.T) {
+	store, whole, part, c, dir := keptWorld(t)
+	ctx := t.Context()
+	keptWhole, stop := store.Keep(ctx, whole.ID)
+	defer stop()
+	if err := statetest.GiveAway(ctx, dir, statetest.Elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if err := ended(t, keptWhole); !errors.Is(err, state.ErrNotOwner) {
+		t.Errorf("who lost the run ends for %v", err)
+	}
+	if err := store.OwnsRun(ctx, part.Report.ID); !errors.Is(err, state.ErrNotOwner) {
+		t.Errorf("owns it: %v", err)
+	}
+	for _, err := range []error{store.SaveJobRun(ctx, whole.Report), store.Heartbeat(ctx, whole.ID), store.SaveReport(ctx, part.Report)} {
+		if !errors.Is(err, state.ErrNotOwner) {
+			t.Errorf("a run of another process is changed: %v", err)
+		}
+	}
+	for _, after := range []time.Duration{0, state.LeaseTime - time.Second} {
+		c.now = whole.Heartbeat.Add(after)
+		if _, err := store.TakeOverJobRun(ctx, whole.ID); !errors.Is(err, state.ErrBusy) {
+			t.Errorf("the job's run after %v: %v", after, err)
+		}
+		if _, err := store.TakeOver(ctx, part.Report.ID); !errors.Is(err, state.ErrBusy) {
+			t.Errorf("the VM run after %v: %v", after, err)
+		}
+	}
+	c.now = whole.Heartbeat.Add(state.LeaseTime)
+	taken, err := store.TakeOverJobRun(ctx, whole.ID)
+	if err != nil || taken.Owner != store.Owner() || !taken.Heartbeat.Equal(c.now) {
+		t.Errorf("%+v, %v", taken, err)
+	}
+	if _, err := store.TakeOver(ctx, part.Report.ID); err != nil {
+		t.Errorf("the VM run: %v", err)
+	}
+	if err := store.OwnsRun(ctx, part.Report.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := store.TakeOverJobRun(ctx, whole.ID); !errors.Is(err, state.ErrBusy) {
+		t.Errorf("the run of this very process: %v", err)
+	}
+}
+
+// TestADeadProcessHereNeedsNoLease: whether a process of this host lives can be told.
+func TestADeadProcessHereNeedsNoLease(t *testing.T) {
+	store, whole, part, _, dir := keptWorld(t)
+	ctx := t.Context()
+	dead := store.Owner()
+	dead.Start += "0"
+	if err := statetest.GiveAway(ctx, dir, dead); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.CancelRun(ctx, whole.ID); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := store.JobRun(ctx, whole.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := kept.Report; r.State != report.StateCancelled || r.VMs[0].State != report.StateInterrupted || r.VMs[1].State != report.StateCancelled {
+		t.Errorf("nobody sees the wish, and it is not ended: %+v", r)
+	}
+	if run, err := store.TakeOver(ctx, part.Report.ID); err != nil || run.Owner != store.Owner() {
+		t.Errorf("%+v, %v", run, err)
+	}
+}
+
+// TestALivingProcessThatIsSilent is stuck: the lease decides.
+func TestALivingProcessThatIsSilent(t *testing.T) {
+	store, whole, _, c, dir := keptWorld(t)
+	ctx := t.Context()
+	parent, err := state.OwnerOf(store.Owner().Host, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := statetest.GiveAway(ctx, dir, parent); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.TakeOverJobRun(ctx, whole.ID); !errors.Is(err, state.ErrBusy) {
+		t.Errorf("a living process: %v", err)
+	}
+	c.now = c.now.Add(state.LeaseTime)
+	if _, err := store.TakeOverJobRun(ctx, whole.ID); err != nil {
+		t.Errorf("a silent process: %v", err)
+	}
+}
