@@ -120,6 +120,8 @@ func (d *deployment) deploy(ctx context.Context) error {
 		return err
 	}
 	d.run = begun.Report.ID
+	ctx, stop := d.pool.Store.Keep(ctx, d.run)
+	defer stop()
 	d.saga = saga.New(d.pool.Store, d.run, Undoers(d.pool))
 	failure := d.work(ctx)
 

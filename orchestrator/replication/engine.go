@@ -72,6 +72,8 @@ type Request struct {
 	Seeds []string
 	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates.
 	Limit ratelimit.Schedule
+	// JobRun is the id of the job's run that the run is a part of; empty: of none.
+	JobRun string
 }
 
 func (r Request) validate() error {
@@ -153,7 +155,7 @@ func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 // its transfer goes on instead, within the resume window and from what is durable: it commits the VM as it was when that run began.
 //
 // Errors are those of Plan, in which case nothing else was touched and the report is empty; a state.ErrBusy while another run
-// is at work on the replica; and whatever stops the run, among it context.Canceled. Then the report says how far it came, the
+// is at work on the replica; and whatever stops the run, among it context.Canceled and state.ErrCancelled. Then the report says how far it came, the
 // replica is dirty once anything was written, and what the run had made besides is gone.
 func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, error) {
 	if err := request.validate(); err != nil {
@@ -171,7 +173,7 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 			return report.Run{}, failure
 		}
 		if dead != nil {
-			return dead.finish(ctx, dead.goOn(ctx))
+			return dead.carry(ctx, dead.goOn)
 		}
 		if r, err = e.beginAfterRecovery(ctx, s, busy.Run); err == nil {
 			r.report.event("recovered", "an earlier run's process had died and it does not go on, for %s: what it left behind was removed first", why)
@@ -183,7 +185,7 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 	if swept {
 		r.report.event("recovered", "earlier runs had left objects behind: they were removed first")
 	}
-	return r.finish(ctx, r.execute(ctx))
+	return r.carry(ctx, r.execute)
 }
 
 // beginAfterRecovery begins a run where another one stands in the way whose process may have died. What recovery removes was

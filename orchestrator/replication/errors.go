@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -34,4 +35,12 @@ func (e *HeldError) Error() string {
 	}
 	return fmt.Sprintf("the replica (VM %s) is held: %s; remove what stands in its place, or delete the replica VM to have a new one made",
 		e.VM, e.Cause)
+}
+
+// withCause adds why the context ended to an error that came of it.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }

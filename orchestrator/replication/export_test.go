@@ -20,5 +20,5 @@ func (e *Engine) ReplicateWith(ctx context.Context, request Request, between fun
 	if err != nil {
 		return report.Run{}, err
 	}
-	return r.finish(ctx, r.execute(ctx))
+	return r.carry(ctx, r.execute)
 }

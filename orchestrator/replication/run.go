@@ -65,7 +65,7 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 		return nil, err
 	}
 	generation := manifest.NewGeneration()
-	first := report.Run{Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
+	first := report.Run{JobRun: s.request.JobRun, Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
 	for _, d := range s.plan.Disks {
 		first.Disks = append(first.Disks, report.Disk{
 			Disk: d.Disk, LogicalSize: d.Size, State: report.DiskPending,
@@ -154,9 +154,17 @@ func (r *run) carryOut(ctx context.Context, steps []step) error {
 	return nil
 }
 
+// carry does the work of a run and ends it; all the while the run is this process's, and may be cancelled by others.
+func (r *run) carry(ctx context.Context, work func(context.Context) error) (report.Run, error) {
+	ctx, stop := r.store.Keep(ctx, r.id)
+	defer stop()
+	return r.finish(ctx, work(ctx))
+}
+
 // finish removes what is not part of the result and stores the end of the run, whatever became of ctx.
 func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 	cancelled := ctx.Err() != nil
+	failure = withCause(ctx, failure)
 	ctx = context.WithoutCancel(ctx)
 	r.report.phase(report.PhaseCleanup)
 	if failure != nil {

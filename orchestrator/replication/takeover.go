@@ -24,6 +24,9 @@ func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, w
 	if err != nil {
 		return nil, "", err
 	}
+	if dead.Owner == e.Store.Owner() {
+		return nil, "it is at work in this very process", nil
+	}
 	generation, why := e.canGoOn(s, dead)
 	if why != "" {
 		return nil, why, nil
@@ -32,6 +35,7 @@ func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, w
 	if err != nil {
 		return nil, "", err
 	}
+	dead.Report.JobRun = s.request.JobRun
 	r = &run{
 		subject: s, engine: e, store: e.Store, id: id, generation: generation, resumed: true,
 		report: &recorder{run: dead.Report, observe: e.Observe},
@@ -45,7 +49,7 @@ func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, w
 	if why, err = r.findMade(ctx, objects); why != "" || err != nil {
 		return nil, why, err
 	}
-	if _, err := e.Store.TakeOver(ctx, id); errors.Is(err, state.ErrBusy) || errors.Is(err, state.ErrForeignHost) {
+	if _, err := e.Store.TakeOver(ctx, id); errors.Is(err, state.ErrBusy) {
 		return nil, "its process lives, or may", nil // who begins a run in its place finds out
 	} else if err != nil {
 		return nil, "", err
@@ -66,6 +70,8 @@ func (e *Engine) canGoOn(s *subject, dead state.Run) (generation manifest.Genera
 	}
 	generation, err := manifest.ParseGeneration(was.Generation)
 	switch {
+	case dead.CancelRequested:
+		return generation, "it was to be cancelled"
 	case dead.Kind != state.RunReplicate || phase != report.PhaseTransfer && phase != report.PhaseVerify:
 		return generation, "it was not moving disks"
 	case time.Since(last) > e.resumeWindow():

@@ -99,9 +99,7 @@ func (t *trial) step(ctx context.Context, what string, do func(context.Context) 
 		step.Throughput = int64(float64(bytes) / step.Duration.Seconds())
 	}
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w: %w", cause, err)
-		}
+		err = withCause(ctx, err)
 		step.Error = err.Error()
 		err = fmt.Errorf("%s: %w", what, err)
 	}
@@ -118,6 +116,8 @@ func (t *trial) do(ctx context.Context) error {
 		return err
 	}
 	t.run = begun
+	ctx, stop := t.engine.Store.Keep(ctx, begun.Report.ID)
+	defer stop()
 	t.saga = saga.New(t.engine.Store, begun.Report.ID, Undoers(t.engine.Store, t.pool))
 	failure := t.use(ctx)
 

@@ -74,6 +74,8 @@ func (e *Engine) Verify(ctx context.Context, request VerifyRequest) (Verificatio
 	if err := v.begin(ctx); err != nil {
 		return Verification{}, err
 	}
+	ctx, stop := v.store.Keep(ctx, v.id)
+	defer stop()
 	return v.finish(ctx, v.execute(ctx))
 }
 
@@ -245,6 +247,7 @@ func (v *verification) clone(ctx context.Context, d *verifiedDisk) (xapi.Ref, er
 // finish removes what the verification made and stores its end.
 func (v *verification) finish(ctx context.Context, failure error) (Verification, error) {
 	cancelled := ctx.Err() != nil
+	failure = withCause(ctx, failure)
 	ctx = context.WithoutCancel(ctx)
 	v.report.phase(report.PhaseCleanup)
 	var left error

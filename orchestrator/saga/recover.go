@@ -18,9 +18,8 @@ type Recovered struct {
 	Err    error          // what could not be removed, and why; the next Recover tries it again
 }
 
-// Recover ends the runs whose process on this host is dead, as interrupted, and removes what they made and did not keep; it
-// also tries again what the end of other runs could not remove. Runs of living processes are left alone, and runs of
-// another host too: those are listed with a state.ErrForeignHost, since nothing is known of their process.
+// Recover ends the runs whose process is gone (state.Store.TakeOver), as interrupted, and removes what they made and did not keep;
+// it also tries again what the end of other runs could not remove. Runs of living processes are left alone.
 //
 // With kinds given, only runs of these are looked at. The error is of Recover as a whole; that of a single run is in its Recovered.
 func Recover(ctx context.Context, store *state.Store, undoers Undoers, kinds ...state.RunKind) ([]Recovered, error) {
@@ -84,6 +83,8 @@ func recoverRuns(ctx context.Context, store *state.Store, pending []state.Run, u
 // recoverRun ends a run whatever could be removed: the objects left behind stay recorded, and the replica is free for the
 // next run.
 func recoverRun(ctx context.Context, store *state.Store, run state.Run, undoers Undoers) Recovered {
+	_, stop := store.Keep(ctx, run.Report.ID) // whoever wished to cancel it gets what he wished for
+	defer stop()
 	undone, err := unwind(ctx, store, run.Report.ID, undoers)
 	if !run.Report.State.Final() {
 		run.Report.State, run.Report.Finished = report.StateInterrupted, time.Now().UTC()

@@ -39,6 +39,9 @@ func (u Undoers) undo(ctx context.Context, store *state.Store, o state.Object) e
 	if !ok {
 		return fmt.Errorf("undoing %s: %w", o.Name, ErrUnknownKind)
 	}
+	if err := store.OwnsRun(ctx, o.Run); err != nil { // who has taken the run over may go on with the object
+		return fmt.Errorf("undoing %s: %w", o.Name, err)
+	}
 	attempt, cancel := context.WithTimeoutCause(ctx, undoTimeout,
 		fmt.Errorf("not done within %v: %w", undoTimeout, context.DeadlineExceeded))
 	defer cancel()

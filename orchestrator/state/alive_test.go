@@ -3,7 +3,6 @@ package state_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -20,8 +19,7 @@ func (c *clock) read() time.Time { return c.now }
 // keptWorld has a job's run and a VM run that is part of it.
 func keptWorld(t *testing.T) (store *state.Store, whole state.JobRun, part state.Run, c *clock, dir string) {
 	t.Helper()
-	dirs := newFolders(t)
-	store = dirs.open(t)
+	store, dir = openCopy(t)
 	store.SetPace(time.Millisecond, time.Millisecond)
 	c = &clock{now: time.Date(2026, 3, 1, 22, 0, 0, 0, time.UTC)}
 	store.SetClock(c.read)
@@ -33,7 +31,19 @@ func keptWorld(t *testing.T) (store *state.Store, whole state.JobRun, part state
 		t.Fatal(err)
 	}
 	_, part = addReplica(t, store)
-	return store, whole, part, c, filepath.Dir(dirs.state)
+	return store, whole, part, c, dir
+}
+
+// openCopy opens a directory that is quickly made.
+func openCopy(t *testing.T) (store *state.Store, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	store, err := statetest.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return store, dir
 }
 
 // ended waits for the end of a context, and says why it ended.

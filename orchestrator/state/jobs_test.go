@@ -31,7 +31,8 @@ func addJob(t *testing.T, store *state.Store) state.Job {
 }
 
 func TestJobs(t *testing.T) {
-	store, ctx := newFolders(t).open(t), t.Context()
+	store, _ := openCopy(t)
+	ctx := t.Context()
 	j := addJob(t, store)
 	if !j.Enabled || j.ID == "" || j.Created.IsZero() {
 		t.Errorf("a new job is %+v", j)
@@ -106,7 +107,8 @@ func TestJobs(t *testing.T) {
 func failure[T any](_ T, err error) error { return err }
 
 func TestJobRuns(t *testing.T) {
-	store, ctx := newFolders(t).open(t), t.Context()
+	store, _ := openCopy(t)
+	ctx := t.Context()
 	j := addJob(t, store)
 	vm := report.VM{UUID: "vm", Name: "web", Pool: "a", PoolUUID: "pool-a"}
 	begun, err := store.BeginJobRun(ctx, j.ID, report.JobRun{JobName: "nightly", VMs: []report.JobVM{{VM: vm, State: report.StateWaiting}}})

@@ -91,8 +91,8 @@ func (s *Store) SaveReport(ctx context.Context, r report.Run) error {
 	}
 	return s.writeRun(ctx, "storing the report of run "+r.ID, r.ID, func(tx *sql.Tx) error {
 		result, err := tx.ExecContext(ctx,
-			`UPDATE runs SET state = ?, finished = ?, error = ?, report = ? WHERE id = ? AND finished = ''`,
-			r.State, timeText(r.Finished), r.Error, document, r.ID)
+			`UPDATE runs SET job_run = ?, state = ?, finished = ?, error = ?, report = ? WHERE id = ? AND finished = ''`,
+			r.JobRun, r.State, timeText(r.Finished), r.Error, document, r.ID)
 		if err != nil {
 			return err
 		}
