@@ -166,5 +166,8 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "note: %s\n", n.Text)
 	}
+	for _, f := range p.Findings {
+		fmt.Fprintf(w, "%s: %s (%s)\n", f.Severity, f.Cause, f.Mend)
+	}
 	fmt.Fprintln(w, "nothing was done")
 }

@@ -14,20 +14,15 @@ import (
 
 // place chooses the hosts. Where both sides share a pool one delegate is tried first; its failure is no finding,
 // since two delegates do as well.
-func place(request Request, disks []inventory.Disk, target xapi.SR) ([]Delegate, []Finding) {
-	sources := srsOf(disks)
+func place(request Request, disks []inventory.Disk, found *findings) []Delegate {
+	sources, targets := srsOf(disks), request.targetSRs(disks)
 	if request.Source.UUID == request.Target.UUID && 2*len(disks) <= maxDisks {
-		needed := sources
-		if !slices.Contains(needed, request.TargetSR) {
-			needed = append(slices.Clone(needed), request.TargetSR)
-		}
-		if one, ok := choose(SideBoth, request.Source, needed, nil); ok {
-			one.Attachments = attach(SideBoth, request.Source, disks, target)
-			return []Delegate{one}, nil
+		if one, ok := choose(SideBoth, request.Source, append(slices.Clone(sources), targets...), nil); ok {
+			one.Attachments = attach(SideBoth, request, disks)
+			return []Delegate{one}
 		}
 	}
 	var delegates []Delegate
-	var findings []Finding
 	taken := map[string]int64{} // memory that a delegate chosen before takes, by the host's uuid
 	for _, part := range []struct {
 		side Side
@@ -35,18 +30,18 @@ func place(request Request, disks []inventory.Disk, target xapi.SR) ([]Delegate,
 		srs  []xapi.Ref
 	}{
 		{SideSource, request.Source, sources},
-		{SideTarget, request.Target, []xapi.Ref{request.TargetSR}},
+		{SideTarget, request.Target, targets},
 	} {
 		one, ok := choose(part.side, part.pool, part.srs, taken)
 		if !ok {
-			findings = append(findings, hostFindings(part.side, part.pool, part.srs, taken)...)
+			found.hosts(part.side, part.pool, part.srs, taken)
 			continue
 		}
 		taken[one.HostUUID] += one.Memory
-		one.Attachments = attach(part.side, request.Source, disks, target)
+		one.Attachments = attach(part.side, request, disks)
 		delegates = append(delegates, one)
 	}
-	return delegates, findings
+	return delegates
 }
 
 // PlaceOne places a delegate that sees the SRs, outside any replication: on a host, or on any for the null reference.
@@ -57,7 +52,9 @@ func PlaceOne(pool *inventory.Pool, host xapi.Ref, srs ...xapi.Ref) (Delegate, e
 	}
 	one, ok := choose(SideBoth, &view, srs, nil)
 	if !ok {
-		return Delegate{}, &Infeasible{Findings: hostFindings(SideBoth, &view, srs, nil)}
+		var found findings
+		found.hosts(SideBoth, &view, srs, nil)
+		return Delegate{}, &Infeasible{Findings: found}
 	}
 	return one, nil
 }
@@ -106,25 +103,22 @@ func memoryOf(template inventory.Template) int64 {
 	return template.MemoryStaticMax + template.MemoryOverhead
 }
 
-// hostFindings says of every host why it will not do.
-func hostFindings(side Side, pool *inventory.Pool, srs []xapi.Ref, taken map[string]int64) []Finding {
-	templates := compatible(pool)
-	if unfit := pool.DelegateTemplates(); len(templates) == 0 && len(unfit) > 0 {
-		return []Finding{{
-			Cause: fmt.Sprintf("the delegate image of pool %s, version %s, speaks another version of the protocol", pool.Name, unfit[0].Version),
-			Mend:  "deploy the image that came with this version of understudy: 'understudy delegate deploy --upgrade'",
-		}}
+// hosts says of every host why it will not do.
+func (f *findings) hosts(side Side, pool *inventory.Pool, srs []xapi.Ref, taken map[string]int64) {
+	templates, subject := compatible(pool), "pool "+pool.Name
+	unfit := pool.DelegateTemplates()
+	switch {
+	case len(templates) == 0 && len(unfit) > 0:
+		f.error(CodeImageProtocol, subject, "deploy the image that came with this version of understudy: 'understudy delegate deploy --upgrade'",
+			"the delegate image of pool %s, version %s, speaks another version of the protocol", pool.Name, unfit[0].Version)
+		return
+	case len(templates) == 0:
+		f.error(CodeImageMissing, subject, "deploy one to an SR that the hosts see: 'understudy delegate deploy'", "pool %s has no delegate image", pool.Name)
+		return
+	case len(pool.Hosts) == 0:
+		f.error(CodeNoHost, subject, "read the pool's inventory again", "pool %s has no host", pool.Name)
+		return
 	}
-	if len(templates) == 0 {
-		return []Finding{{
-			Cause: fmt.Sprintf("pool %s has no delegate image", pool.Name),
-			Mend:  "deploy one to an SR that the hosts see: 'understudy delegate deploy'",
-		}}
-	}
-	if len(pool.Hosts) == 0 {
-		return []Finding{{Cause: fmt.Sprintf("pool %s has no host", pool.Name), Mend: "read the pool's inventory again"}}
-	}
-	var findings []Finding
 	hosts := make([]inventory.Host, 0, len(pool.Hosts))
 	for ref, record := range pool.Hosts {
 		hosts = append(hosts, inventory.Host{Ref: ref, Host: record, FreeMemory: pool.FreeMemory[ref] - taken[record.UUID]})
@@ -133,32 +127,29 @@ func hostFindings(side Side, pool *inventory.Pool, srs []xapi.Ref, taken map[str
 		return cmp.Or(cmp.Compare(a.NameLabel, b.NameLabel), cmp.Compare(a.UUID, b.UUID))
 	})
 	for _, host := range hosts {
-		finding := hostFinding(pool, host, srs, templates)
-		finding.Cause = fmt.Sprintf("host %s of pool %s cannot run the %s delegate: %s", host.NameLabel, pool.Name, side, finding.Cause)
-		findings = append(findings, finding)
+		code, mend, cause := hostFinding(pool, host, srs, templates)
+		f.error(code, "host "+host.NameLabel, mend, "host %s of pool %s cannot run the %s delegate: %s", host.NameLabel, pool.Name, side, cause)
 	}
-	return findings
 }
 
-func hostFinding(pool *inventory.Pool, host inventory.Host, srs []xapi.Ref, templates []inventory.Template) Finding {
-	name := func(sr xapi.Ref) string { return fmt.Sprintf("SR %s (%s)", pool.SRs[sr].NameLabel, pool.SRs[sr].UUID) }
+func hostFinding(pool *inventory.Pool, host inventory.Host, srs []xapi.Ref, templates []inventory.Template) (code, mend, cause string) {
 	unplugged := func(srs []xapi.Ref) []string {
 		var names []string
 		for _, sr := range srs {
 			if !pool.HostSees(host.Ref, sr) {
-				names = append(names, name(sr))
+				names = append(names, srSubject(pool.SRs[sr]))
 			}
 		}
 		return names
 	}
 	switch {
 	case !pool.HostMetrics[host.Metrics].Live:
-		return Finding{"it is not alive", "bring it back"}
+		return CodeHostDown, "bring it back", "it is not alive"
 	case !host.Enabled:
-		return Finding{"it is in maintenance", "enable it"}
+		return CodeHostDisabled, "enable it", "it is in maintenance"
 	}
 	if missing := unplugged(srs); len(missing) > 0 {
-		return Finding{"it does not see " + strings.Join(missing, ", "), "plug the SR's PBD on this host"}
+		return CodeSRUnseen, "plug the SR's PBD on this host", "it does not see " + strings.Join(missing, ", ")
 	}
 	needed := int64(-1)
 	var images []string
@@ -171,8 +162,11 @@ func hostFinding(pool *inventory.Pool, host inventory.Host, srs []xapi.Ref, temp
 	}
 	if needed < 0 {
 		slices.Sort(images)
-		return Finding{"it does not see " + strings.Join(slices.Compact(images), ", ") + " with the delegate image",
-			"deploy the image to an SR that this host sees"}
+		return CodeImageUnseen, "deploy the image to an SR that this host sees",
+			"it does not see " + strings.Join(slices.Compact(images), ", ") + " with the delegate image"
 	}
-	return Finding{fmt.Sprintf("it has %d MiB of memory free, a delegate needs %d MiB", host.FreeMemory>>20, needed>>20), "free memory on it"}
+	return CodeHostMemory, "free memory on it",
+		fmt.Sprintf("it has %d MiB of memory free, a delegate needs %d MiB", host.FreeMemory>>20, needed>>20)
 }
+
+func srSubject(sr xapi.SR) string { return fmt.Sprintf("SR %s (%s)", sr.NameLabel, sr.UUID) }

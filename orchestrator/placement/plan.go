@@ -2,8 +2,8 @@ package placement
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -40,13 +40,42 @@ const (
 type Request struct {
 	Source    *inventory.Pool
 	SourceVM  xapi.Ref
-	Target    *inventory.Pool // may be the same pool: uuids decide
-	TargetSR  xapi.Ref
+	Target    *inventory.Pool  // may be the same pool: uuids decide
+	TargetSR  xapi.Ref         // takes the disks
+	DiskSRs   map[int]xapi.Ref // takes single ones instead, by the number of the source disk
 	Direction Direction
-	// Existing are the virtual sizes, in bytes, of the disks that the replica already has on the target SR, by
-	// the number of the source disk.
-	Existing map[int]int64
+	// Existing are the disks that the replica already has in the target pool, by the number of the source disk. They stay on
+	// the SR that they are on.
+	Existing map[int]xapi.Ref
 }
+
+// targetSR is where the replica of a disk lies, or will lie.
+func (r Request) targetSR(disk int) xapi.Ref {
+	if vdi, ok := r.Target.VDIs[r.Existing[disk]]; ok {
+		return vdi.SR
+	}
+	if sr, ok := r.DiskSRs[disk]; ok {
+		return sr
+	}
+	return r.TargetSR
+}
+
+// targetSRs lists the SRs that the replica's disks lie on, each once.
+func (r Request) targetSRs(disks []inventory.Disk) []xapi.Ref {
+	var srs []xapi.Ref
+	for _, disk := range disks {
+		if sr := r.targetSR(disk.Number); !slices.Contains(srs, sr) {
+			srs = append(srs, sr)
+		}
+	}
+	if len(srs) == 0 {
+		srs = []xapi.Ref{r.TargetSR}
+	}
+	return srs
+}
+
+// existing is the virtual size of the replica's disk in bytes, 0 when there is none.
+func (r Request) existing(disk int) int64 { return r.Target.VDIs[r.Existing[disk]].VirtualSize }
 
 // Plan is a placement that can be carried out.
 type Plan struct {
@@ -64,6 +93,7 @@ type Disk struct {
 	Name     string `json:"name"`
 	VDIUUID  string `json:"vdi_uuid"`
 	SRUUID   string `json:"sr_uuid"`
+	TargetSR string `json:"target_sr_uuid"`
 	Size     int64  `json:"size"`     // virtual size in bytes
 	Existing int64  `json:"existing"` // virtual size of the replica's disk in bytes, 0 when there is none
 }
@@ -91,25 +121,6 @@ type Attachment struct {
 	UserDevice int    `json:"userdevice"` // position in the delegate
 }
 
-// Finding is one reason why a plan is impossible, and what to do about it.
-type Finding struct {
-	Cause string `json:"cause"`
-	Mend  string `json:"mend"`
-}
-
-// Infeasible says why nothing can be planned.
-type Infeasible struct {
-	Findings []Finding `json:"findings"`
-}
-
-func (e *Infeasible) Error() string {
-	texts := make([]string, len(e.Findings))
-	for i, finding := range e.Findings {
-		texts[i] = finding.Cause + " (" + finding.Mend + ")"
-	}
-	return "the replication cannot be placed: " + strings.Join(texts, "; ")
-}
-
 // MakePlan places the delegates of one replication. One delegate serves both sides when the pools are one and a
 // host sees all SRs; else there is one a side. An impossible request gives an *Infeasible with every finding,
 // other errors mean that the request itself makes no sense.
@@ -118,9 +129,10 @@ func MakePlan(request Request) (Plan, error) {
 	if !ok {
 		return Plan{}, fmt.Errorf("pool %s has no VM %s", request.Source.Name, request.SourceVM)
 	}
-	target, ok := request.Target.SRs[request.TargetSR]
-	if !ok {
-		return Plan{}, fmt.Errorf("pool %s has no SR %s", request.Target.Name, request.TargetSR)
+	for _, sr := range append(slices.Collect(maps.Values(request.DiskSRs)), request.TargetSR) {
+		if _, ok := request.Target.SRs[sr]; !ok {
+			return Plan{}, fmt.Errorf("pool %s has no SR %s", request.Target.Name, sr)
+		}
 	}
 	if request.Direction != Push && request.Direction != Pull {
 		return Plan{}, fmt.Errorf("direction %q is neither %q nor %q", request.Direction, Push, Pull)
@@ -130,13 +142,12 @@ func MakePlan(request Request) (Plan, error) {
 		return Plan{}, err
 	}
 
-	findings := diskFindings(request.Source, vm, disks)
-	delegates, unplaced := place(request, disks, target)
-	findings = append(findings, unplaced...)
-	space, short := spaceNeeded(request, disks, target)
-	findings = append(findings, short...)
-	if len(findings) > 0 {
-		return Plan{}, &Infeasible{Findings: findings}
+	var found findings
+	found.disks(request.Source, vm, disks)
+	delegates := place(request, disks, &found)
+	space := spaceNeeded(request, disks, &found)
+	if len(found) > 0 {
+		return Plan{}, &Infeasible{Findings: found}
 	}
 
 	plan := Plan{VMUUID: vm.UUID, VMName: vm.NameLabel, Delegates: delegates, Dialer: SideBoth, Space: space}
@@ -146,54 +157,55 @@ func MakePlan(request Request) (Plan, error) {
 	for _, disk := range disks {
 		plan.Disks = append(plan.Disks, Disk{
 			Number: disk.Number, Name: disk.VDI.NameLabel, VDIUUID: disk.VDI.UUID, SRUUID: request.Source.SRs[disk.VDI.SR].UUID,
-			Size: disk.VDI.VirtualSize, Existing: request.Existing[disk.Number],
+			TargetSR: request.Target.SRs[request.targetSR(disk.Number)].UUID,
+			Size:     disk.VDI.VirtualSize, Existing: request.existing(disk.Number),
 		})
 	}
 	return plan, nil
 }
 
-// diskFindings are the reasons that lie in the VM's disks.
-func diskFindings(pool *inventory.Pool, vm xapi.VM, disks []inventory.Disk) []Finding {
-	var findings []Finding
-	add := func(mend, cause string, args ...any) {
-		findings = append(findings, Finding{Cause: fmt.Sprintf(cause, args...), Mend: mend})
-	}
+// disks are the reasons that lie in the VM's disks.
+func (f *findings) disks(pool *inventory.Pool, vm xapi.VM, disks []inventory.Disk) {
+	subject := "VM " + vm.NameLabel
 	switch {
 	case len(disks) == 0:
-		add("attach a disk, or choose another VM", "VM %s has no disk", vm.NameLabel)
+		f.error(CodeNoDisk, subject, "attach a disk, or choose another VM", "VM %s has no disk", vm.NameLabel)
 	case len(disks) > maxDisks:
-		add("detach some of them", "VM %s has %d disks, a delegate takes %d", vm.NameLabel, len(disks), maxDisks)
+		f.error(CodeTooManyDisks, subject, "detach some of them", "VM %s has %d disks, a delegate takes %d", vm.NameLabel, len(disks), maxDisks)
 	}
 	for _, disk := range disks {
-		name := fmt.Sprintf("disk %d (%s) of VM %s", disk.Number, disk.VDI.NameLabel, vm.NameLabel)
+		name := diskSubject(vm, disk)
 		switch _, known := pool.SRs[disk.VDI.SR]; {
 		case !known:
-			add("scan or repair the storage", "%s is on an SR that does not exist", name)
+			f.error(CodeDiskSR, name, "scan or repair the storage", "%s is on an SR that does not exist", name)
 		case disk.VDI.Missing:
-			add("scan the SR, and detach the disk if it is lost", "%s is missing on its SR", name)
+			f.error(CodeDiskMissing, name, "scan the SR, and detach the disk if it is lost", "%s is missing on its SR", name)
 		case disk.VDI.VirtualSize <= 0:
-			add("scan the SR", "%s has the size %d", name, disk.VDI.VirtualSize)
+			f.error(CodeDiskEmpty, name, "scan the SR", "%s has the size %d", name, disk.VDI.VirtualSize)
 		case disk.VDI.Sharable:
-			add("detach it: a shared disk cannot be snapshotted", "%s is sharable", name)
+			f.error(CodeDiskSharable, name, "detach it: a shared disk cannot be snapshotted", "%s is sharable", name)
 		}
 	}
-	return findings
+}
+
+func diskSubject(vm xapi.VM, disk inventory.Disk) string {
+	return fmt.Sprintf("disk %d (%s) of VM %s", disk.Number, disk.VDI.NameLabel, vm.NameLabel)
 }
 
 // attach numbers a delegate's disks: those it reads first, then those it writes.
-func attach(side Side, source *inventory.Pool, disks []inventory.Disk, target xapi.SR) []Attachment {
+func attach(side Side, request Request, disks []inventory.Disk) []Attachment {
 	var attachments []Attachment
 	add := func(number int, side Side, sr string) {
 		attachments = append(attachments, Attachment{Disk: number, Side: side, SRUUID: sr, UserDevice: firstDevice + len(attachments)})
 	}
 	if side != SideTarget {
 		for _, disk := range disks {
-			add(disk.Number, SideSource, source.SRs[disk.VDI.SR].UUID)
+			add(disk.Number, SideSource, request.Source.SRs[disk.VDI.SR].UUID)
 		}
 	}
 	if side != SideSource {
 		for _, disk := range disks {
-			add(disk.Number, SideTarget, target.UUID)
+			add(disk.Number, SideTarget, request.Target.SRs[request.targetSR(disk.Number)].UUID)
 		}
 	}
 	return attachments

@@ -225,7 +225,11 @@ func TestSpace(t *testing.T) {
 	}
 	source.sr("local", "lvm", 100*gib, 50*gib)
 	target.sr("store", "lvm", 100*gib, 50*gib)
-	request.Existing = map[int]int64{0: 10 * gib, 1: 4 * gib}
+	request.Existing = map[int]xapi.Ref{0: "r0", 1: "r1"}
+	for sr, pool := range map[xapi.Ref]builder{"store": target, "local": source} {
+		pool.VDIs["r0"] = xapi.VDI{SR: sr, VirtualSize: 10 * gib}
+		pool.VDIs["r1"] = xapi.VDI{SR: sr, VirtualSize: 4 * gib}
+	}
 	want := []placement.Space{
 		{Side: placement.SideSource, SRUUID: "uuid-local", SRName: "local", Needed: 40 * gib, Free: 50 * gib, Known: true},
 		{Side: placement.SideTarget, SRUUID: "uuid-store", SRName: "store", Needed: 6 * gib, Free: 50 * gib, Known: true},
@@ -242,6 +246,42 @@ func TestSpace(t *testing.T) {
 	source.sr("local", "lvm", -1, -1)
 	if got := mustPlan(t, request).Space; len(got) != 1 || got[0].Known {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestDisksOnSeveralSRs: each goes where it is wanted, but for one that exists, which stays where it is.
+func TestDisksOnSeveralSRs(t *testing.T) {
+	_, target, request := twoPools()
+	target.sr("fast", "ext", 100*gib, 0)
+	target.sr("old", "ext", 100*gib, 0)
+	target.host("t1", 4*gib, "store", "fast", "old")
+	request.DiskSRs = map[int]xapi.Ref{1: "fast"}
+	plan := mustPlan(t, request)
+	one := plan.Delegates[1]
+	if one.HostName != "t1" || one.Attachments[0].SRUUID != "uuid-store" || one.Attachments[1].SRUUID != "uuid-fast" || plan.Disks[1].TargetSR != "uuid-fast" {
+		t.Errorf("plan %+v", plan)
+	}
+	space := func(plan placement.Plan) (text string) {
+		for _, s := range plan.Space {
+			text += fmt.Sprintf("%s %d GiB, ", s.SRName, s.Needed/gib)
+		}
+		return text
+	}
+	if got := space(plan); got != "local 20 GiB, store 10 GiB, fast 10 GiB, " {
+		t.Errorf("space: %s", got)
+	}
+	target.VDIs["r1"] = xapi.VDI{SR: "old", VirtualSize: 7 * gib}
+	request.Existing = map[int]xapi.Ref{1: "r1"}
+	plan = mustPlan(t, request)
+	if got := space(plan); got != "local 20 GiB, store 10 GiB, old 3 GiB, " || plan.Delegates[1].Attachments[1].SRUUID != "uuid-old" || plan.Disks[1].Existing != 7*gib {
+		t.Errorf("space: %s; plan %+v", got, plan)
+	}
+	delete(target.PBDs, "t1-old")
+	wantFinding(t, request, "host t1 of pool target cannot run the target delegate: it does not see SR old (uuid-old)", "plug")
+	request.DiskSRs[0] = "nowhere"
+	var infeasible *placement.Infeasible
+	if _, err := placement.MakePlan(request); err == nil || errors.As(err, &infeasible) {
+		t.Errorf("an SR that does not exist: %v", err)
 	}
 }
 

@@ -1,8 +1,6 @@
 package placement
 
 import (
-	"fmt"
-
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -28,9 +26,11 @@ type Space struct {
 
 // spaceNeeded adds up, for each SR, new disks and their growth on the target, and a snapshot with its clone on
 // the source.
-func spaceNeeded(request Request, disks []inventory.Disk, target xapi.SR) ([]Space, []Finding) {
+func spaceNeeded(request Request, disks []inventory.Disk, found *findings) []Space {
 	var spaces []Space
+	records := map[string]xapi.SR{}
 	need := func(side Side, sr xapi.SR, bytes int64) {
+		records[sr.UUID] = sr
 		for i := range spaces {
 			if spaces[i].SRUUID == sr.UUID {
 				spaces[i].Needed += bytes
@@ -43,10 +43,8 @@ func spaceNeeded(request Request, disks []inventory.Disk, target xapi.SR) ([]Spa
 		free, known := inventory.FreeSpace(sr)
 		spaces = append(spaces, Space{Side: side, SRUUID: sr.UUID, SRName: sr.NameLabel, Thin: inventory.Thin(sr), Needed: bytes, Free: free, Known: known})
 	}
-	records := map[string]xapi.SR{target.UUID: target}
 	for _, disk := range disks {
 		sr := request.Source.SRs[disk.VDI.SR]
-		records[sr.UUID] = sr
 		// A thick SR gives the snapshot and its clone the full size each; on a thin one both grow with what the
 		// running VM writes, at most its size.
 		copies := int64(2)
@@ -56,36 +54,26 @@ func spaceNeeded(request Request, disks []inventory.Disk, target xapi.SR) ([]Spa
 		need(SideSource, sr, copies*roundUp(disk.VDI.VirtualSize))
 	}
 	for _, disk := range disks {
-		need(SideTarget, target, max(roundUp(disk.VDI.VirtualSize)-request.Existing[disk.Number], 0))
+		sr := request.Target.SRs[request.targetSR(disk.Number)]
+		need(SideTarget, sr, max(roundUp(disk.VDI.VirtualSize)-request.existing(disk.Number), 0))
 	}
-
-	var findings []Finding
 	for _, space := range spaces {
-		if finding, short := space.finding(records[space.SRUUID]); short {
-			findings = append(findings, finding)
-		}
+		found.space(space, records[space.SRUUID])
 	}
-	return spaces, findings
+	return spaces
 }
 
-// finding judges one SR. One that does not tell its size is not judged.
-func (s Space) finding(sr xapi.SR) (Finding, bool) {
-	name := fmt.Sprintf("SR %s (%s)", s.SRName, s.SRUUID)
+// space judges one SR. One that does not tell its size is not judged.
+func (f *findings) space(s Space, sr xapi.SR) {
+	name := srSubject(sr)
 	switch floor := sr.PhysicalSize / 100 * thinFloorPercent; {
 	case !s.Known:
-		return Finding{}, false
 	case s.Thin && s.Free < floor:
-		return Finding{
-			Cause: fmt.Sprintf("%s has %d MiB free, less than %d %% of its size", name, s.Free>>20, thinFloorPercent),
-			Mend:  "free space on it or enlarge it",
-		}, true
+		f.error(CodeSpace, name, "free space on it or enlarge it", "%s has %d MiB free, less than %d %% of its size", name, s.Free>>20, thinFloorPercent)
 	case !s.Thin && s.Free < s.Needed:
-		return Finding{
-			Cause: fmt.Sprintf("%s has %d MiB free, the %s side needs %d MiB", name, s.Free>>20, s.Side, (s.Needed+1<<20-1)>>20),
-			Mend:  "free space on it, or use a thin SR, where disks and snapshots take only what is written",
-		}, true
+		f.error(CodeSpace, name, "free space on it, or use a thin SR, where disks and snapshots take only what is written",
+			"%s has %d MiB free, the %s side needs %d MiB", name, s.Free>>20, s.Side, (s.Needed+1<<20-1)>>20)
 	}
-	return Finding{}, false
 }
 
 func roundUp(size int64) int64 { return (size + rounding - 1) / rounding * rounding }

@@ -40,7 +40,7 @@ func (r *run) commit(ctx context.Context) error {
 	point, err := r.makeRestorePoint(ctx)
 	made := err == nil
 	if xapi.IsCode(err, noRoom...) {
-		r.report.event("no-restore-point", "the replica is up to date, but SR %s had no room for a restore point; the last one is kept: %v", r.sr.NameLabel, err)
+		r.report.event("no-restore-point", "the replica is up to date, but its storage had no room for a restore point; the last one is kept: %v", err)
 	} else if err != nil {
 		return fmt.Errorf("restore point: %w", err)
 	}

@@ -118,7 +118,7 @@ func (r *run) makeDisk(ctx context.Context, d *diskRun, source inventory.Disk) e
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVDI, kind: replica.KindReplicaDisk, origin: d.plan.SourceVDI,
 		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
-			return createDisk(ctx, creating, r.sr.Ref, name, d.plan.Size, marker)
+			return createDisk(ctx, creating, r.diskSR(d.plan.Disk).Ref, name, d.plan.Size, marker)
 		},
 	})
 	if err != nil {
@@ -149,7 +149,7 @@ func (r *run) checkSize(ctx context.Context, d *diskRun) error {
 		return err
 	}
 	if size < d.plan.Size {
-		return fmt.Errorf("VDI %s on SR %s has %d bytes, its source %d: scan the SR, or choose another", d.uuid, r.sr.NameLabel, size, d.plan.Size)
+		return fmt.Errorf("VDI %s on SR %s has %d bytes, its source %d: scan the SR, or choose another", d.uuid, d.plan.SRName, size, d.plan.Size)
 	}
 	return nil
 }

@@ -52,9 +52,12 @@ type Engine struct {
 
 // Request says what is to be replicated, and how.
 type Request struct {
-	Source, Target  *delegate.Pool // may be one and the same; their inventories are read anew
-	VM              string         // name or uuid
-	SR              string         // name or uuid, in the target pool
+	Source, Target *delegate.Pool // may be one and the same; their inventories are read anew
+	VM             string         // name or uuid
+	SR             string         // name or uuid, in the target pool
+	// DiskSRs gives single disks another SR of the target pool, by name or uuid, for the number of the source disk. A disk that the
+	// replica has already stays where it is.
+	DiskSRs         map[string]string
 	Direction       report.Direction
 	Trust           bool // skip the scan of the replica where every rung of evidence holds
 	OverwriteTarget bool // when it is false and the replica exists, the run fails before anything is touched
@@ -140,8 +143,9 @@ func (e *Engine) spawner(run string, s *saga.Saga, log *slog.Logger) (*delegate.
 
 // Plan looks at both pools and says what Replicate would do. It finds everything that stands in the way and changes nothing.
 //
-// Errors: *inventory.NotFoundError and *inventory.AmbiguousError for the VM and the SR, *HeldError, ErrReplicaExists,
-// *placement.Infeasible; several of them may be joined.
+// Errors: *inventory.NotFoundError and *inventory.AmbiguousError for the VM, the SRs and the seeds; several of them may be joined.
+// When those are known, whatever stands in the way is in one *placement.Infeasible, with the warnings that Plan.Findings has when
+// nothing does; a *HeldError and ErrReplicaExists are among its causes. Findings gives the findings of any of these errors.
 func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 	s, err := e.resolve(ctx, request)
 	if err != nil {

@@ -28,13 +28,20 @@ type HeldError struct {
 	Diverged bool // somebody used it; else it is not known to be ours
 }
 
-func (e *HeldError) Error() string {
+func (e *HeldError) Error() string { return e.what() + "; " + e.mend() }
+
+func (e *HeldError) what() string {
 	if e.Diverged {
-		return fmt.Sprintf("the replica (VM %s) is held, it has diverged: %s; keep it under another name as a VM of its own, "+
-			"or delete it with its disks to have a new replica made", e.VM, e.Cause)
+		return fmt.Sprintf("the replica (VM %s) is held, it has diverged: %s", e.VM, e.Cause)
 	}
-	return fmt.Sprintf("the replica (VM %s) is held: %s; remove what stands in its place, or delete the replica VM to have a new one made",
-		e.VM, e.Cause)
+	return fmt.Sprintf("the replica (VM %s) is held: %s", e.VM, e.Cause)
+}
+
+func (e *HeldError) mend() string {
+	if e.Diverged {
+		return "keep it under another name as a VM of its own, or delete it with its disks to have a new replica made"
+	}
+	return "remove what stands in its place, or delete the replica VM to have a new one made"
 }
 
 // withCause adds why the context ended to an error that came of it.

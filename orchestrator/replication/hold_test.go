@@ -44,8 +44,8 @@ func TestPlanTouchesNothing(t *testing.T) {
 	if d := plan.Disks[0]; d.Action != replication.ActionCreate || d.Baseline != replication.BaselineZero || d.Size != 4*mib {
 		t.Errorf("planned %+v", d)
 	}
-	if !slices.ContainsFunc(plan.Notes, func(n replication.Note) bool { return n.Cause == "network-unmapped" }) {
-		t.Errorf("notes %v", plan.Notes)
+	if !slices.ContainsFunc(plan.Findings, func(f report.Finding) bool { return f.Code == replication.CodeNetworkUnmapped }) {
+		t.Errorf("findings %v", plan.Findings)
 	}
 	if records, err := w.store.Replicas(t.Context()); err != nil || len(records) != 0 {
 		t.Errorf("%d replicas were recorded, %v", len(records), err)

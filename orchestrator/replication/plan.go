@@ -25,6 +25,8 @@ type Plan struct {
 	// Limit is how fast the run may send, written as rules; empty: as fast as it can.
 	Limit ratelimit.Schedule `json:"limit,omitempty"`
 	Notes []Note             `json:"notes,omitempty"`
+	// Findings are warnings: what would stop a run is an error of Engine.Plan. They become events of the run.
+	Findings []report.Finding `json:"findings,omitempty"`
 }
 
 // Note is something to know of a plan that does not stop it; it becomes an event of the run.
@@ -58,7 +60,9 @@ type DiskPlan struct {
 	Disk      string   `json:"disk"` // userdevice
 	SourceVDI string   `json:"source_vdi"`
 	TargetVDI string   `json:"target_vdi,omitempty"` // uuid; empty when it will be made
-	Size      int64    `json:"size"`                 // logical size in bytes
+	SR        string   `json:"sr"`                   // uuid, of the SR that the replica's disk lies or will lie on
+	SRName    string   `json:"sr_name"`
+	Size      int64    `json:"size"` // logical size in bytes
 	Action    Action   `json:"action"`
 	Baseline  Baseline `json:"baseline"`
 	Rung      string   `json:"rung"`
@@ -96,10 +100,12 @@ func (s *subject) diskPlans() []DiskPlan {
 			Action: ActionKeep, Baseline: BaselineScan, Rung: string(s.decision.Rung), Cause: s.decision.Cause,
 		}
 		standby, exists := s.standbyDisks[plan.Disk]
+		sr := s.diskSR(plan.Disk)
+		plan.SR, plan.SRName = sr.UUID, sr.NameLabel
 		switch {
 		case !exists:
 			plan.Action, plan.Rung = ActionCreate, rungFresh
-			plan.Baseline, plan.Cause = freshBaseline(s.sr.SR)
+			plan.Baseline, plan.Cause = freshBaseline(sr.SR)
 		case s.recordedSize(plan.Disk) > 0 && s.recordedSize(plan.Disk) != plan.Size:
 			if plan.Size > s.recordedSize(plan.Disk) {
 				plan.Action = ActionGrow

@@ -42,7 +42,7 @@ func (r *run) makeReplica(ctx context.Context) error {
 	}
 	for _, v := range r.mapVIFs() {
 		if v.network.IsNull() {
-			continue // the plan's notes tell
+			continue // the plan's findings tell
 		}
 		if err := r.makeVIF(ctx, v); err != nil {
 			return err
@@ -145,16 +145,6 @@ func findNetwork(pool *delegate.Pool, wanted string) xapi.Ref {
 		return named[0]
 	}
 	return xapi.NullRef
-}
-
-// networkNotes tells which interfaces the replica will lack.
-func (s *subject) networkNotes() {
-	for _, v := range s.mapVIFs() {
-		if v.network.IsNull() {
-			s.note("network-unmapped", "interface %s is on network %q, for which pool %s has none of that name, or several: the replica lacks it; give a rule",
-				v.vif.Device, v.from, s.target.Name)
-		}
-	}
 }
 
 func (r *run) makeVIF(ctx context.Context, v mappedVIF) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -25,6 +26,7 @@ type subject struct {
 	vm             inventory.VM
 	disks          []inventory.Disk // of the source, by number
 	sr             inventory.SR
+	diskSRs        map[string]inventory.SR // where single disks are wanted instead
 
 	record       state.Replica // its ID is empty when the replica is not recorded yet
 	standby      *standby      // the replica in the pool; nil: there is none
@@ -33,6 +35,8 @@ type subject struct {
 	restsOn      []report.Host // that an unfinished run wrote to the replica on
 	seeds        []SeedPlan    // of the request
 	notes        []Note
+	findings     []report.Finding
+	causes       []error // behind some of the findings
 	plan         Plan
 }
 
@@ -62,7 +66,10 @@ func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error)
 	if err := s.findSeeds(e.Store.Installation().UUID); err != nil {
 		return nil, err
 	}
-	return s, s.place()
+	if err := s.place(); err != nil {
+		return nil, err
+	}
+	return s, s.ready(ctx, e.Store)
 }
 
 // look reads both pools.
@@ -81,12 +88,20 @@ func (s *subject) look(ctx context.Context) error {
 	return nil
 }
 
-// find finds the VM and the SR, and reports both when both are wrong.
+// find finds the VM and the SRs, and reports all that are wrong.
 func (s *subject) find() error {
-	var errVM, errSR error
-	s.vm, errVM = s.source.Inventory.FindVM(s.request.VM)
-	s.sr, errSR = s.target.Inventory.FindSR(s.request.SR)
-	if err := errors.Join(errVM, errSR); err != nil {
+	var errs [3]error
+	s.vm, errs[0] = s.source.Inventory.FindVM(s.request.VM)
+	s.sr, errs[1] = s.target.Inventory.FindSR(s.request.SR)
+	s.diskSRs = map[string]inventory.SR{}
+	for _, disk := range slices.Sorted(maps.Keys(s.request.DiskSRs)) {
+		sr, err := s.target.Inventory.FindSR(s.request.DiskSRs[disk])
+		if err != nil {
+			errs[2] = errors.Join(errs[2], fmt.Errorf("disk %s: %w", disk, err))
+		}
+		s.diskSRs[disk] = sr
+	}
+	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
 	disks, err := s.source.Inventory.DisksOf(s.vm.Ref)
@@ -98,6 +113,24 @@ func (s *subject) find() error {
 		s.note("vtpm-not-copied", "VM %s has a virtual TPM, whose content cannot be read: its replica has none", s.vm.NameLabel)
 	}
 	return nil
+}
+
+// wantedSR is where the request wants a disk of the replica.
+func (s *subject) wantedSR(disk string) inventory.SR {
+	if sr, ok := s.diskSRs[disk]; ok {
+		return sr
+	}
+	return s.sr
+}
+
+// diskSR is where a disk of the replica lies or, while there is none, will lie.
+func (s *subject) diskSR(disk string) inventory.SR {
+	if standby, ok := s.standbyDisks[disk]; ok {
+		if sr, ok := s.target.Inventory.SRs[standby.VDI.SR]; ok {
+			return inventory.SR{Ref: standby.VDI.SR, SR: sr}
+		}
+	}
+	return s.wantedSR(disk)
 }
 
 func (s *subject) note(cause, format string, args ...any) {
@@ -117,22 +150,20 @@ func (s *subject) findReplica(ctx context.Context, store *state.Store) error {
 	case !errors.Is(err, state.ErrNotFound):
 		return err
 	default:
-		if err := s.adopt(store.Installation().UUID); err != nil {
-			return err
-		}
+		s.adopt(store.Installation().UUID)
 	}
 	s.standby = findStandby(s.target.Inventory, s.record)
 	if s.standby == nil && s.record.TargetVM != "" {
 		s.note("replica-gone", "the replica VM %s is gone: a new one is made", s.record.TargetVM)
 	}
 	if s.standby != nil && !s.request.OverwriteTarget {
-		return fmt.Errorf("VM %s (%s) in pool %s: %w", s.standby.vm.NameLabel, s.standby.vm.UUID, s.target.Name, ErrReplicaExists)
+		s.replicaExists()
 	}
 	return nil
 }
 
 // adopt finds a replica that the state database has lost. Nothing is known of its content then.
-func (s *subject) adopt(installation string) error {
+func (s *subject) adopt(installation string) {
 	var found []string
 	for ref, vm := range s.target.Inventory.VMs {
 		marker, owner, _ := replica.Read(installation, vm.UUID, vm.OtherConfig)
@@ -140,21 +171,19 @@ func (s *subject) adopt(installation string) error {
 			continue
 		}
 		disks, err := s.target.Inventory.DisksOf(ref)
-		if err == nil && slices.ContainsFunc(disks, func(d inventory.Disk) bool { return d.VDI.SR == s.sr.Ref }) {
+		if err == nil && slices.ContainsFunc(disks, func(d inventory.Disk) bool { return d.VDI.SR == s.wantedSR(diskName(d.Number)).Ref }) {
 			found = append(found, vm.UUID)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return nil
 	case 1:
 		s.record.TargetVM = found[0]
 		s.note("replica-adopted", "the state database does not know the replica VM %s, its marker is ours: it is taken over and scanned", found[0])
-		return nil
 	default:
 		slices.Sort(found)
-		return &HeldError{VM: found[0], Rung: string(replica.RungOwnership),
-			Cause: fmt.Sprintf("the state database knows none, and VMs %v all bear the marker of this replica", found)}
+		s.refuse(&HeldError{VM: found[0], Rung: string(replica.RungOwnership),
+			Cause: fmt.Sprintf("the state database knows none, and VMs %v all bear the marker of this replica", found)})
 	}
 }
 
@@ -183,11 +212,11 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 	if s.decision = replica.Trust(evidence); s.decision.Writable {
 		return s.noteUnfinished(ctx, store)
 	}
-	held := s.held(s.standby.vm.UUID, s.decision)
-	return errors.Join(held, s.place()) // whatever else is wrong is found too
+	s.refuse(s.held(s.standby.vm.UUID, s.decision))
+	return nil // whatever else is wrong is found too
 }
 
-func (s *subject) held(vm string, d replica.Decision) error {
+func (s *subject) held(vm string, d replica.Decision) *HeldError {
 	return &HeldError{Replica: s.record.ID, VM: vm, Rung: string(d.Rung), Cause: d.Cause, Diverged: d.Diverged}
 }
 
@@ -200,23 +229,34 @@ func (s *subject) place() error {
 			PoolUUID: s.target.Inventory.UUID},
 		Disks: s.diskPlans(), Removed: s.removed(), Limit: s.request.Limit,
 	}
-	existing := map[int]int64{}
-	for _, disk := range s.standbyDisks {
-		existing[disk.Number] = disk.VDI.VirtualSize
-	}
 	if s.standby != nil {
 		s.plan.Replica.UUID, s.plan.Replica.Name = s.standby.vm.UUID, s.standby.vm.NameLabel
-	} else {
-		s.networkNotes()
 	}
 	s.plan.Notes = s.notes
 	var err error
-	s.plan.Placement, err = placement.MakePlan(placement.Request{
-		Source: s.source.Inventory, SourceVM: s.vm.Ref, Target: s.target.Inventory, TargetSR: s.sr.Ref,
-		Direction: placement.Direction(s.request.Direction), Existing: existing,
-	})
+	s.plan.Placement, err = placement.MakePlan(s.placing())
+	var infeasible *placement.Infeasible
+	if errors.As(err, &infeasible) {
+		s.findings = append(s.findings, infeasible.Findings...)
+		err = nil
+	}
 	s.planSeeds()
 	return err
+}
+
+// placing is what is to be placed.
+func (s *subject) placing() placement.Request {
+	request := placement.Request{
+		Source: s.source.Inventory, SourceVM: s.vm.Ref, Target: s.target.Inventory, TargetSR: s.sr.Ref, DiskSRs: map[int]xapi.Ref{},
+		Direction: placement.Direction(s.request.Direction), Existing: map[int]xapi.Ref{},
+	}
+	for disk, sr := range s.diskSRs {
+		request.DiskSRs[numberOf(disk)] = sr.Ref
+	}
+	for _, disk := range s.standbyDisks {
+		request.Existing[disk.Number] = disk.VDIRef
+	}
+	return request
 }
 
 // removed are the recorded disks that the source has no more.

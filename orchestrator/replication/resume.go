@@ -145,14 +145,12 @@ func (r *run) placeAgain(ctx context.Context) error {
 	if err := fresh.look(ctx); err != nil {
 		return err
 	}
-	existing := map[int]int64{}
+	wanted := r.placing()
+	wanted.Source, wanted.Target = fresh.source.Inventory, fresh.target.Inventory
 	for _, d := range r.disks {
-		existing[numberOf(d.plan.Disk)] = d.plan.Size
+		wanted.Existing[numberOf(d.plan.Disk)] = d.vdi
 	}
-	plan, err := placement.MakePlan(placement.Request{
-		Source: fresh.source.Inventory, SourceVM: r.vm.Ref, Target: fresh.target.Inventory, TargetSR: r.sr.Ref,
-		Direction: placement.Direction(r.request.Direction), Existing: existing,
-	})
+	plan, err := placement.MakePlan(wanted)
 	if err != nil {
 		return err
 	}

@@ -87,6 +87,9 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 	for _, n := range s.plan.Notes {
 		r.report.event(n.Cause, "%s", n.Text)
 	}
+	for _, f := range s.plan.Findings {
+		r.report.event(f.Code, "%s; %s", f.Cause, f.Mend)
+	}
 	return r, nil
 }
 

@@ -43,8 +43,13 @@ func (s *subject) findSeeds(installation string) error {
 			return fmt.Errorf("seed: %w", err)
 		}
 		for _, d := range disks {
-			if d.VDI.SR != s.sr.Ref {
-				s.note("seed-elsewhere", "disk %d of VM %s is not on SR %s: it is no seed", d.Number, vm.NameLabel, s.sr.NameLabel)
+			sr := s.target.Inventory.SRs[d.VDI.SR]
+			if !s.isTarget(d.VDI.SR) {
+				s.note("seed-elsewhere", "disk %d of VM %s is on SR %s, on which the replica has no disk: it is no seed", d.Number, vm.NameLabel, sr.NameLabel)
+				continue
+			}
+			if !inventory.Thin(sr) {
+				s.note("seeds-unused", "SR %s gives a clone its full size: disk %d of VM %s is no seed", sr.NameLabel, d.Number, vm.NameLabel)
 				continue
 			}
 			seeds = append(seeds, SeedPlan{
@@ -53,16 +58,17 @@ func (s *subject) findSeeds(installation string) error {
 			})
 		}
 	}
-	if len(seeds) > 0 && !inventory.Thin(s.sr.SR) {
-		s.note("seeds-unused", "SR %s gives a clone its full size: no seed is looked into", s.sr.NameLabel)
-		return nil
-	}
 	if len(seeds) > transfer.MaxSeeds {
 		s.note("seeds-left-out", "%d disks could be seeds: the first %d are", len(seeds), transfer.MaxSeeds)
 		seeds = seeds[:transfer.MaxSeeds]
 	}
 	s.seeds = seeds
 	return nil
+}
+
+// isTarget reports whether a disk of the replica lies or will lie on an SR: the target's delegate sees that.
+func (s *subject) isTarget(sr xapi.Ref) bool {
+	return slices.ContainsFunc(s.disks, func(d inventory.Disk) bool { return s.diskSR(diskName(d.Number)).Ref == sr })
 }
 
 // planSeeds keeps the seeds that the plan has a use for: a disk that is there already is compared with its source, and a copy inside

@@ -157,9 +157,9 @@ func (v *verification) open(ctx context.Context, point restorePoint) error {
 
 // choose places one delegate that sees the disks: as if the restore point were copied onto itself.
 func (v *verification) choose() error {
-	existing := map[int]int64{}
+	existing := map[int]xapi.Ref{}
 	for _, d := range v.disks {
-		existing[d.from.Number] = d.from.VDI.VirtualSize
+		existing[d.from.Number] = d.from.VDIRef
 	}
 	plan, err := placement.MakePlan(placement.Request{
 		Source: v.target.Inventory, SourceVM: v.point.ref, Target: v.target.Inventory, TargetSR: v.disks[0].from.VDI.SR,

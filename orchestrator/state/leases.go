@@ -45,6 +45,25 @@ func (s *Store) Lease(ctx context.Context, pool, run string, addresses iter.Seq[
 	return leased, nil
 }
 
+// AddressLease is an address that a run holds for a delegate.
+type AddressLease struct {
+	Address string
+	Run     string
+	Replica string // that the run is about; empty: none
+}
+
+// Leases lists the addresses of a pool that runs hold.
+func (s *Store) Leases(ctx context.Context, pool string) ([]AddressLease, error) {
+	leases, err := queryAll(ctx, s.db, func(scan scanFunc) (l AddressLease, err error) {
+		err = scan(&l.Address, &l.Run, &l.Replica)
+		return l, err
+	}, `SELECT address, run, COALESCE(replica, '') FROM address_leases JOIN runs ON runs.id = run WHERE pool = ? ORDER BY leased, address`, pool)
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of pool %s that runs hold: %w", pool, err)
+	}
+	return leases, nil
+}
+
 // ReleaseRun ends all leases of a run, once none of its delegates uses them. Only the run's owner may.
 func (s *Store) ReleaseRun(ctx context.Context, run string) error {
 	return s.writeRun(ctx, "releasing the addresses of run "+run, run, func(tx *sql.Tx) error {
