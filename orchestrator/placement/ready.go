@@ -17,6 +17,9 @@ const (
 	// longChain is the length from which a chain is worth a warning: that of a replica takes no further restore point then
 	// (design §6), and reading any disk through so many volumes is slow.
 	longChain = 20
+	// usualPending is how many volumes await their merging for a while after every run: what its snapshot, or the restore point that
+	// it replaced, left behind.
+	usualPending = 1
 	// minAPIMajor and minAPIMinor are the oldest release that is supported, 7.1 (xapi-facts, release map).
 	minAPIMajor, minAPIMinor = 2, 6
 )
@@ -171,7 +174,7 @@ func (f *findings) targetDisks(request Request, vm xapi.VM, disks []inventory.Di
 }
 
 func (f *findings) coalesce(chain inventory.Chain, name string) {
-	if chain.Pending > 0 {
+	if chain.Pending > usualPending {
 		f.warn(CodeCoalesce, name, "let the storage's garbage collector finish before many more snapshots are made; see its log when it does not",
 			"%s lies on %d volumes that the storage has yet to merge", name, chain.Pending)
 	}

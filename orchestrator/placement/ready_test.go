@@ -117,7 +117,7 @@ func TestReadiness(t *testing.T) {
 			spoil: func(_, target builder, request *placement.Request) {
 				target.VDIs["r0"] = xapi.VDI{UUID: "r0", SR: "store", VirtualSize: 10 * gib, Managed: true}
 				target.chain("r0", 21, false)
-				target.chain("r0-base20", 1, true)
+				target.chain("r0-base20", 2, true)
 				request.Existing = map[int]xapi.Ref{0: "r0"}
 			},
 			want:  "warning chain-long disk 0 (r0) of the replica, warning coalesce-pending disk 0 (r0) of the replica",
