@@ -1,0 +1,118 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/job"
+	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// perSR is how many VMs of a job are read from, or written to, one SR at a time. Each has up to four disks under way, each with a
+// deep queue: more of them make a storage slower for everybody who uses it, and no run faster.
+const perSR = 4
+
+// needs is what the run of one VM takes up.
+type needs struct {
+	srs       []string       // keys of the SRs, in either pool
+	addresses map[string]int // of delegates, by pool uuid
+}
+
+// needsOf tells what the run of a VM takes up. A VM or an SR that is not there takes up what it is called: its run says what is wrong.
+func (l *look) needsOf(uuid string) needs {
+	var n needs
+	var refs []xapi.Ref // of the SRs that are there
+	add := func(pool *inventory.Pool, ref xapi.Ref, name string) {
+		if sr, ok := pool.SRs[ref]; ok {
+			refs, name = append(refs, ref), sr.UUID
+		}
+		if key := pool.UUID + "/" + name; !slices.Contains(n.srs, key) {
+			n.srs = append(n.srs, key)
+		}
+	}
+	if vm, err := l.from.FindVM(uuid); err == nil {
+		disks, _ := l.from.DisksOf(vm.Ref) // its run tells of an error
+		for _, d := range disks {
+			add(l.from, d.VDI.SR, string(d.VDI.SR))
+		}
+	}
+	for _, name := range append(slices.Collect(maps.Values(l.definition.DiskSRs)), l.definition.SR) {
+		sr, _ := l.to.FindSR(name) // its run tells of an error
+		add(l.to, sr.Ref, name)
+	}
+	n.addresses = map[string]int{l.from.UUID: 1, l.to.UUID: 1}
+	if l.from == l.to && len(l.from.HostsSeeing(refs...)) == 0 {
+		n.addresses[l.from.UUID] = 2 // a delegate a side
+	}
+	return n
+}
+
+// limits are what the VM runs of a job share.
+type limits struct {
+	parallel int
+	running  map[string]needs // by the VM's uuid
+}
+
+func newLimits(o job.Options) *limits {
+	return &limits{parallel: cmp.Or(o.Parallel, job.DefaultParallel), running: map[string]needs{}}
+}
+
+// room reports whether one more VM may be at work.
+func (l *limits) room() bool { return len(l.running) < l.parallel }
+
+// storage reports whether the SRs that a run needs have room for it.
+func (l *limits) storage(n needs) bool {
+	at := map[string]int{}
+	for _, other := range l.running {
+		for _, sr := range other.srs {
+			at[sr]++
+		}
+	}
+	for _, sr := range n.srs {
+		if at[sr] >= perSR {
+			return false
+		}
+	}
+	return true
+}
+
+// addresses reports whether the pools have the addresses free that a run needs, beside those that the others at work take. Without
+// any other at work one is enough: how many are needed is known for certain when the run is placed. ours are the ids of the runs
+// at work.
+func (x *execution) addresses(ctx context.Context, n needs, ours map[string]bool) (bool, error) {
+	for pool, wanted := range n.addresses {
+		record, err := x.Store.Pool(ctx, pool)
+		if err != nil {
+			return false, err
+		}
+		ranges, err := placement.ParseAddresses(record.DelegateAddresses)
+		if err != nil {
+			continue // none, or not readable: the run tells
+		}
+		leases, err := x.Store.Leases(ctx, pool)
+		if err != nil {
+			return false, err
+		}
+		free := ranges.Len()
+		for _, lease := range leases {
+			if address, err := netip.ParseAddr(lease.Address); err == nil && ranges.Contains(address) && !ours[lease.Run] {
+				free--
+			}
+		}
+		for _, other := range x.limits.running {
+			free -= other.addresses[pool]
+		}
+		if len(x.limits.running) == 0 {
+			wanted = 1
+		}
+		if free < wanted {
+			return false, nil
+		}
+	}
+	return true, nil
+}
