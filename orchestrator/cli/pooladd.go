@@ -74,7 +74,7 @@ func (a *app) poolAdd() *cobra.Command {
 	flags.StringVar(&passwordFile, "password-file", "", "`file` with the password")
 	flags.StringSliceVar(&p.Fingerprints, "fingerprint", nil, "`SHA-256` fingerprints of the certificates that are accepted")
 	flags.BoolVar(&trustFirstUse, "trust-first-use", false, "accept the certificates that are shown now")
-	flags.StringVar(&p.DelegateAddresses, addressesFlag, "", "`ranges` of addresses that delegates may take, such as 10.0.0.20-10.0.0.40/24")
+	flags.StringVar(&p.DelegateAddresses, addressesFlag, "", "`ranges` of addresses that delegates may take, such as 10.0.0.20-10.0.0.40/24; or dhcp, or dhcp6")
 	flags.StringVar(&p.DelegateGateway, gatewayFlag, "", "`router` of the delegates' network, to reach delegates of other sites; empty: none")
 	flags.IntVar(&p.DelegateMTU, mtuFlag, 0, "`bytes` of the delegates' largest packets; 0: as their network has it")
 	required(c, "address", "username")

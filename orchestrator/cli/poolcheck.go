@@ -41,8 +41,9 @@ type imageReport struct {
 }
 
 type addressReport struct {
-	Total int `json:"total"`
-	InUse int `json:"in_use"` // by delegates that are in the pool now
+	Total int    `json:"total"`
+	InUse int    `json:"in_use"`         // by delegates that are in the pool now
+	DHCP  string `json:"dhcp,omitempty"` // dhcp or dhcp6: a server gives them, and Total is 0
 }
 
 type hostReport struct {
@@ -157,7 +158,7 @@ func (r *poolReport) checkAddresses(known state.Pool) {
 		r.add("addresses for delegates: "+err.Error(), addAgain(known, "--delegate-addresses"))
 		return
 	}
-	r.Addresses.Total = ranges.Len()
+	r.Addresses.Total, r.Addresses.DHCP = ranges.Len(), ranges.DHCP()
 }
 
 func (r *poolReport) checkHosts(view *inventory.Pool) {
@@ -214,7 +215,11 @@ func (r poolReport) write(w *strings.Builder) {
 	for _, t := range r.Templates {
 		fmt.Fprintf(w, "  delegate image %s: %s (%s)\n", cmp.Or(t.Version, "of unknown version"), t.Name, t.UUID)
 	}
-	fmt.Fprintf(w, "  delegate addresses: %d, in use %d\n", r.Addresses.Total, r.Addresses.InUse)
+	if r.Addresses.DHCP != "" {
+		fmt.Fprintf(w, "  delegate addresses: by %s, in use %d\n", r.Addresses.DHCP, r.Addresses.InUse)
+	} else {
+		fmt.Fprintf(w, "  delegate addresses: %d, in use %d\n", r.Addresses.Total, r.Addresses.InUse)
+	}
 	for _, h := range r.Hosts {
 		usable := "usable"
 		if !h.Usable {

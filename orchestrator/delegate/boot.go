@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +23,7 @@ const dialPause = 200 * time.Millisecond
 // boot is one start of a delegate, as it was configured.
 type boot struct {
 	nonce   string
-	address string // "ip:port"
+	address string // "ip:port"; empty: the delegate tells when it has one
 	hash    string // control.ConfigurationHash of the input
 }
 
@@ -36,7 +35,7 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 		return boot{}, err
 	}
 	input := map[string]string{
-		control.InputNonce: nonce, control.InputOrchestrator: string(s.Identity.Fingerprint()), control.InputAddress: network.address.String(),
+		control.InputNonce: nonce, control.InputOrchestrator: string(s.Identity.Fingerprint()), control.InputAddress: network.addressInput(),
 	}
 	if network.gateway != "" {
 		input[control.InputGateway] = network.gateway
@@ -80,10 +79,11 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 			return boot{}, err
 		}
 	}
-	return boot{
-		nonce: nonce, hash: control.ConfigurationHash(input),
-		address: net.JoinHostPort(network.address.Addr().String(), strconv.Itoa(control.Port)),
-	}, nil
+	b := boot{nonce: nonce, hash: control.ConfigurationHash(input)}
+	if network.dhcp == "" {
+		b.address = hostPort(network.address.Addr())
+	}
+	return b, nil
 }
 
 // meet waits for the guest's published identity, makes sure over TLS that it is this start of this VM, and gives it the key.
@@ -94,6 +94,11 @@ func (s *Spawner) meet(ctx context.Context, d *Delegate, b boot) error {
 	identity, err := d.awaitIdentity(ctx, b.nonce)
 	if err != nil {
 		return err
+	}
+	if b.address == "" {
+		if b.address, err = d.awaitAddress(ctx); err != nil {
+			return err
+		}
 	}
 	d.Address, d.Fingerprint, d.Version = b.address, identity.Fingerprint, identity.Version
 	d.control = control.NewClient(control.ClientOptions{Address: b.address, Identity: s.Identity, Peer: identity.Fingerprint, Dial: s.Dial})

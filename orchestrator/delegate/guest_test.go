@@ -80,7 +80,12 @@ func (g *scriptedGuest) serve(id *netproto.Identity, status control.Status) erro
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(address.Addr().String(), strconv.Itoa(control.Port)))
+	return g.serveAt(address.Addr().String(), id, status)
+}
+
+// serveAt is serve on another address.
+func (g *scriptedGuest) serveAt(address string, id *netproto.Identity, status control.Status) error {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(control.Port)))
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type Info struct {
 	Name       string            `json:"name"`
 	UUID       string            `json:"uuid"`
 	Host       string            `json:"host"`    // where it runs; empty when it does not
-	Address    string            `json:"address"` // "ip/prefix"
+	Address    string            `json:"address"` // "ip/prefix"; of DHCP "ip", once the guest has told it
 	PowerState xapi.VMPowerState `json:"power_state"`
 	Created    time.Time         `json:"created,omitzero"` // by the pool's clock
 	Run        string            `json:"run"`
@@ -65,6 +65,10 @@ func list(ctx context.Context, pool *Pool) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	guests, err := xapi.AllRecords[xapi.VMGuestMetrics](ctx, pool.API, "VM_guest_metrics")
+	if err != nil {
+		return nil, err
+	}
 	installation := pool.Store.Installation().UUID
 	var found []Info
 	for _, vm := range vms {
@@ -72,9 +76,16 @@ func list(ctx context.Context, pool *Pool) ([]Info, error) {
 		if marker.Kind != replica.KindDelegate || vm.IsATemplate || vm.IsASnapshot {
 			continue
 		}
+		address := vm.XenstoreData[control.InputPrefix+control.InputAddress]
+		if told := toldAddress(guests[vm.GuestMetrics]); address == control.AddressDHCP || address == control.AddressDHCP6 {
+			address = ""
+			if told.IsValid() {
+				address = told.String()
+			}
+		}
 		found = append(found, Info{
 			Pool: pool.Name, Name: vm.NameLabel, UUID: vm.UUID, Host: hosts[vm.ResidentOn].NameLabel,
-			Address: vm.XenstoreData[control.InputPrefix+control.InputAddress], PowerState: vm.PowerState,
+			Address: address, PowerState: vm.PowerState,
 			Created: metrics[vm.Metrics].InstallTime.Time, Run: marker.Run, Ownership: ownership,
 		})
 	}

@@ -136,11 +136,20 @@ func check(spec Spec) error {
 // network is what a delegate is told of its network.
 type network struct {
 	address netip.Prefix
+	dhcp    string // in place of the address, when a DHCP server gives one; else empty
 	gateway string // empty: none
 	mtu     int    // 0: the network's own
 }
 
-// lease takes an address of the pool's range for the run.
+// addressInput is what control.InputAddress says.
+func (n network) addressInput() string {
+	if n.dhcp != "" {
+		return n.dhcp
+	}
+	return n.address.String()
+}
+
+// lease takes an address of the pool's range for the run, where the pool has one.
 func (s *Spawner) lease(ctx context.Context, pool *Pool) (network, error) {
 	record, err := pool.Store.Pool(ctx, pool.Inventory.UUID)
 	if err != nil {
@@ -152,6 +161,9 @@ func (s *Spawner) lease(ctx context.Context, pool *Pool) (network, error) {
 	ranges, err := placement.ParseAddresses(record.DelegateAddresses)
 	if err != nil {
 		return network{}, fmt.Errorf("the range for the pool's delegates: %w", err)
+	}
+	if ranges.DHCP() != "" {
+		return network{dhcp: ranges.DHCP(), mtu: record.DelegateMTU}, nil
 	}
 	address, err := pool.Store.Lease(ctx, pool.Inventory.UUID, s.Run, ranges.All())
 	return network{address: address, gateway: record.DelegateGateway, mtu: record.DelegateMTU}, err

@@ -2,12 +2,13 @@ package placement
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/understudy-dr/understudy/appliance/control"
 )
 
 const (
@@ -17,10 +18,11 @@ const (
 	addressLimit     = 1 << 16
 )
 
-// AddressRanges are the addresses that a pool's delegates may use, each with its network's prefix length. The
-// zero value holds none.
+// AddressRanges are the addresses that a pool's delegates may use, each with its network's prefix length; or none of them is known,
+// and each delegate asks a DHCP server for its own. The zero value holds none.
 type AddressRanges struct {
 	ranges []addressRange // as given; they do not overlap
+	dhcp   string         // control.AddressDHCP or control.AddressDHCP6 instead
 }
 
 // addressRange is an inclusive range within one network of bits prefix length.
@@ -35,11 +37,16 @@ type addressRange struct {
 //	10.0.0.20-10.0.0.40/24    from-to within a network
 //	10.0.0.7/24               one address within a network
 //
+//	dhcp, or dhcp6            alone: what a DHCP server of the delegates' network gives, for IPv4 or IPv6
+//
 // for IPv4 and IPv6 alike. The prefix length is that of the network the delegate is on. A network's own address and
 // its broadcast address are no host addresses. At most 65536 addresses in all, none twice.
 func ParseAddresses(text string) (AddressRanges, error) {
 	if len(text) > addressTextLimit {
 		return AddressRanges{}, fmt.Errorf("the list of addresses has %d bytes, at most %d are read", len(text), addressTextLimit)
+	}
+	if only := strings.TrimSpace(text); only == control.AddressDHCP || only == control.AddressDHCP6 {
+		return AddressRanges{dhcp: only}, nil
 	}
 	var parsed AddressRanges
 	var total uint64
@@ -66,7 +73,8 @@ func ParseAddresses(text string) (AddressRanges, error) {
 func parseRange(item string) (addressRange, error) {
 	span, bitsText, found := strings.Cut(item, "/")
 	if !found {
-		return addressRange{}, errors.New("the prefix length of the network is missing, such as 10.0.0.20-10.0.0.40/24")
+		return addressRange{}, fmt.Errorf("the prefix length of the network is missing, such as 10.0.0.20-10.0.0.40/24; %s and %s stand alone",
+			control.AddressDHCP, control.AddressDHCP6)
 	}
 	firstText, lastText, isSpan := strings.Cut(span, "-")
 	first, err := parseAddress(firstText)
@@ -164,7 +172,11 @@ func (a AddressRanges) All() iter.Seq[netip.Prefix] {
 	}
 }
 
-// Len is the number of addresses.
+// DHCP is what a delegate is told in place of an address when it asks a DHCP server for its own, control.AddressDHCP or
+// control.AddressDHCP6; else it is empty.
+func (a AddressRanges) DHCP() string { return a.dhcp }
+
+// Len is the number of addresses; 0 with DHCP.
 func (a AddressRanges) Len() int {
 	total := uint64(0)
 	for _, one := range a.ranges {
@@ -183,6 +195,9 @@ func (a AddressRanges) Contains(address netip.Addr) bool {
 
 // String gives the list in a form that ParseAddresses reads back to the same.
 func (a AddressRanges) String() string {
+	if a.dhcp != "" {
+		return a.dhcp
+	}
 	texts := make([]string, len(a.ranges))
 	for i, one := range a.ranges {
 		texts[i] = one.String()

@@ -39,6 +39,12 @@ func TestParseAddresses(t *testing.T) {
 			t.Errorf("%s: %d, %q", text, parsed.Len(), got)
 		}
 	}
+	for _, text := range []string{"dhcp", " dhcp6 "} {
+		parsed, err := placement.ParseAddresses(text)
+		if name := strings.TrimSpace(text); err != nil || parsed.DHCP() != name || parsed.String() != name || parsed.Len() != 0 {
+			t.Errorf("%q: %v, %v", text, parsed, err)
+		}
+	}
 	whole, err := placement.ParseAddresses("10.0.0.0/24")
 	if err != nil || whole.Len() != 254 || whole.Contains(netip.MustParseAddr("10.0.0.0")) || whole.Contains(netip.MustParseAddr("10.0.0.255")) || whole.Contains(netip.MustParseAddr("fd00::1")) {
 		t.Errorf("%v, %v", whole, err)
@@ -52,6 +58,7 @@ func TestParseAddressesRefuses(t *testing.T) {
 	for text, cause := range map[string]string{
 		"":                                     "prefix length",
 		"10.0.0.1":                             "prefix length",
+		"10.0.0.5/24, dhcp":                    "stand alone",
 		"10.0.0.0/24,":                         "prefix length",
 		"10.0.0.1/33":                          "no prefix length",
 		"10.0.0.1/":                            "no prefix length",
@@ -89,7 +96,7 @@ func FuzzParseAddresses(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		parsed, err := placement.ParseAddresses(text)
-		if err != nil {
+		if err != nil || parsed.DHCP() != "" {
 			return
 		}
 		var all []netip.Prefix

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/understudy-dr/understudy/appliance/control"
 )
 
 // Bounds of a delegate's MTU in bytes: what every IPv4 host must take (RFC 791), what every IPv6 link must carry (RFC 8200 §5),
@@ -21,6 +23,8 @@ func (a AddressRanges) CheckGateway(text string) error {
 	}
 	gateway, err := netip.ParseAddr(text)
 	switch {
+	case a.dhcp != "":
+		return fmt.Errorf("with %s it comes from the network: leave it out", a.dhcp)
 	case err != nil:
 		return fmt.Errorf("%q is no address", text)
 	case gateway.Zone() != "" || gateway.IsMulticast() || gateway.IsUnspecified() || gateway.Is4In6():
@@ -44,6 +48,9 @@ func (a AddressRanges) CheckMTU(mtu int) error {
 		return nil
 	}
 	least := minMTU
+	if a.dhcp == control.AddressDHCP6 {
+		least = minMTUIPv6
+	}
 	for _, one := range a.ranges {
 		if one.first.Is6() {
 			least = minMTUIPv6

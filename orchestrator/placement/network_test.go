@@ -30,6 +30,9 @@ func TestDelegatesNetwork(t *testing.T) {
 		{"10.0.0.20-10.0.0.40/24", "", 9217, "576 to 9216"},
 		{"10.0.0.20-10.0.0.40/24", "", -1, "576 to 9216"},
 		{"fd00::20-fd00::40/64", "", 1279, "1280 to 9216"},
+		{"dhcp", "", 576, ""},
+		{"dhcp6", "", 1279, "1280 to 9216"},
+		{"dhcp", "10.0.0.1", 0, "leave it out"},
 	} {
 		var ranges placement.AddressRanges
 		if c.addresses != "" {

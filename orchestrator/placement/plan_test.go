@@ -90,6 +90,23 @@ func TestOneDelegateForBothSides(t *testing.T) {
 	}
 }
 
+// TestAHostThatSeesTheDisksButNoImage: it serves neither side, although it sees both SRs.
+func TestAHostThatSeesTheDisksButNoImage(t *testing.T) {
+	source, _, request := twoPools()
+	source.sr("remote", "nfs", 100*gib, 0)
+	source.host("s2", 2*gib, "nfs", "remote")
+	source.host("s3", 64*gib, "local", "remote")
+	request.Target, request.TargetSR = source.Pool, "remote"
+	plan := mustPlan(t, request)
+	if len(plan.Delegates) != 2 || plan.Delegates[0].HostName != "s1" || plan.Delegates[1].HostName != "s2" {
+		t.Errorf("plan %+v", plan)
+	}
+	source.image("image-too", "1.0", "remote")
+	if plan := mustPlan(t, request); len(plan.Delegates) != 1 || plan.Delegates[0].HostName != "s3" || plan.Delegates[0].TemplateUUID != "uuid-image-too" {
+		t.Errorf("plan %+v", plan)
+	}
+}
+
 func TestManyDisksNeedTwoDelegates(t *testing.T) {
 	source, _, request := twoPools()
 	var srs []string

@@ -79,7 +79,7 @@ func (s *subject) refuse(held *HeldError) {
 func (s *subject) replicaExists() {
 	name := fmt.Sprintf("VM %s (%s) in pool %s", s.standby.vm.NameLabel, s.standby.vm.UUID, s.target.Name)
 	s.found(report.SeverityError, CodeReplicaExists, "replica VM "+s.standby.vm.NameLabel, "allow to overwrite it, or choose another SR",
-		"%s is the replica, and it is not to be overwritten", name)
+		"%s exists and is not to be overwritten", name)
 	s.causes = append(s.causes, fmt.Errorf("%s: %w", name, ErrReplicaExists))
 }
 
@@ -169,6 +169,8 @@ func (s *subject) addressFindings(ctx context.Context, store *state.Store) error
 		case err != nil:
 			s.found(report.SeverityError, CodeNoAddresses, subject, mend, "addresses for the delegates of pool %s: %v", pool.Name, err)
 			continue
+		case ranges.DHCP() != "":
+			continue // whether the server has one left is known when it is asked
 		}
 		leases, err := store.Leases(ctx, uuid)
 		if err != nil {
