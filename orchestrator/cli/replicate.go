@@ -61,6 +61,7 @@ func (a *app) replicate() *cobra.Command {
 	flags.StringVar(&f.from, "from", "", "`pool` of the VM")
 	flags.StringVar(&f.to, "to", "", "`pool` of the replica; may be the same")
 	flags.StringVar(&f.request.SR, "sr", "", "storage repository of the replica, by `name` or uuid")
+	flags.StringToStringVar(&f.request.DiskSRs, "disk-sr", nil, "another storage repository for single disks, by the number of their device: `DISK=SR`")
 	flags.StringVar(&f.direction, "direction", string(report.Push), "which delegate dials the other: `push` or pull")
 	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
 	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/understudy-dr/understudy/appliance/control"
@@ -89,6 +90,11 @@ func (r Request) validate() error {
 		return fmt.Errorf("replicating: unknown read-back %q: use none, sample or full", r.ReadBack)
 	case !r.Direction.Valid():
 		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
+	}
+	for disk := range r.DiskSRs {
+		if n, err := strconv.Atoi(disk); err != nil || n < 0 || diskName(n) != disk {
+			return fmt.Errorf("replicating: disk %q: name a disk by the number of its device, such as 0", disk)
+		}
 	}
 	return nil
 }

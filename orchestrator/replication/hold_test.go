@@ -28,6 +28,11 @@ func TestBadRequests(t *testing.T) {
 	if _, err := w.engine.Plan(t.Context(), w.request); err == nil {
 		t.Error("an unknown direction was taken")
 	}
+	w.request.DiskSRs = map[string]string{"xvda": "target"}
+	if _, err := w.engine.Plan(t.Context(), w.request); err == nil {
+		t.Error("an SR for a disk that has no number was taken")
+	}
+	w.request.DiskSRs = nil
 	w.request.Direction = report.Push
 	w.engine.Retention = 17
 	if _, err := w.engine.Plan(t.Context(), w.request); err == nil {
