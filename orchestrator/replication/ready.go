@@ -132,7 +132,11 @@ func (s *subject) diskFindings() {
 		for _, ref := range disk.VDI.VBDs {
 			vbd := s.target.Inventory.VBDs[ref]
 			if holder := s.target.Inventory.VMs[vbd.VM]; holder.IsControlDomain {
-				s.found(report.SeverityError, CodeControlDomain, subject,
+				severity := report.SeverityWarning // it can neither write nor keep the delegate from it
+				if vbd.CurrentlyAttached || vbd.Mode == xapi.ModeRW {
+					severity = report.SeverityError
+				}
+				s.found(severity, CodeControlDomain, subject,
 					fmt.Sprintf("when nothing uses it there, 'xe vbd-unplug uuid=%s' and 'xe vbd-destroy uuid=%s'", vbd.UUID, vbd.UUID),
 					"%s is attached to %s, as transfers leave it that were broken off", subject, holder.NameLabel)
 			}

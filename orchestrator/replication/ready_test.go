@@ -139,7 +139,7 @@ func TestFindingsOfTheReplica(t *testing.T) {
 func TestDisksOnSeveralSRs(t *testing.T) {
 	w := newWorld(t, layout{sizes: []int64{4 * mib, 4 * mib}})
 	w.request.DiskSRs = map[string]string{"1": "images"}
-	run := w.replicate()
+	w.replicate()
 	w.equal()
 	for i, want := range []string{"target", "images"} {
 		ref, err := xapi.GetByUUID(t.Context(), w.b.API, "VDI", w.record().Disks[i].TargetVDI)
@@ -154,7 +154,7 @@ func TestDisksOnSeveralSRs(t *testing.T) {
 	}
 	w.write(w.simA.VDIPath(w.vm.VDIs[1]), mib, []byte("newer"))
 	w.request.DiskSRs = nil // it stays where it is
-	run = w.replicate()
+	run := w.replicate()
 	w.equal()
 	if !hasEvent(run, replication.CodeDiskElsewhere) {
 		t.Errorf("events %v", run.Events)
