@@ -67,6 +67,9 @@ func (a *app) replicate() *cobra.Command {
 	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),
 		"what of the replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
+	flags.IntVar(&f.request.Retention, "retention", replication.DefaultRetention, "how many restore points are kept, 1 to 16; those that are pinned count for nothing")
+	flags.BoolVar(&f.request.RequireRestorePoint, "require-restore-point", false, "fail before anything is written when no new restore point could be made, instead of keeping the last one")
+	flags.BoolVar(&f.request.DropVTPM, "drop-vtpm", false, "replicate a VM with a virtual TPM without it; else such a VM is refused")
 	flags.StringToStringVar(&f.networks, "network", nil, "target network for a source network, by name: `SOURCE=TARGET`; else that of the same name")
 	flags.StringSliceVar(&f.request.Seeds, "seed", nil,
 		"another `replica` in the target pool, by name or uuid: what a new disk has in common with its newest restore point is copied there and not sent")

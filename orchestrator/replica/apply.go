@@ -25,7 +25,7 @@ func Apply(ctx context.Context, api xapi.API, class string, ref xapi.Ref, m Mark
 	}
 	values := m.values()
 	var changed []string
-	for _, key := range []string{keyInstallation, keyRun, keyKind, keySource, keyDisk, keySelf, keyState} {
+	for _, key := range []string{keyInstallation, keyRun, keyKind, keySource, keyDisk, keyKeep, keySelf, keyState} {
 		if current[key] != values[key] {
 			changed = append(changed, key)
 		}

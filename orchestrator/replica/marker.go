@@ -21,6 +21,7 @@ const (
 	keySelf         = prefix + "self"   // uuid of the object itself
 	keySource       = prefix + "source" // uuid of the VM or VDI that it is a copy of
 	keyDisk         = prefix + "disk"   // userdevice of the disk
+	keyKeep         = prefix + "keep"   // why retention must not remove it; restore points
 )
 
 // Kind says what an object of ours is for.
@@ -60,6 +61,7 @@ type Marker struct {
 	State        manifest.State // zero: none. An object that should have one and has none counts as dirty
 	Source       string         // uuid; empty for objects that are no copies
 	Disk         string         // userdevice; empty for VMs
+	Keep         string         // why retention must not remove it, in a word; empty: it may
 }
 
 // Ownership says whose an object is.
@@ -78,7 +80,7 @@ const (
 func Read(installation, objectUUID string, otherConfig map[string]string) (Marker, Ownership, error) {
 	m := Marker{
 		Installation: otherConfig[keyInstallation], Run: otherConfig[keyRun], Kind: Kind(otherConfig[keyKind]),
-		Self: otherConfig[keySelf], Source: otherConfig[keySource], Disk: otherConfig[keyDisk],
+		Self: otherConfig[keySelf], Source: otherConfig[keySource], Disk: otherConfig[keyDisk], Keep: otherConfig[keyKeep],
 	}
 	marked := func(key string) bool { return strings.HasPrefix(key, prefix) }
 	switch {
@@ -118,7 +120,7 @@ func (m Marker) Validate() error {
 func (m Marker) values() map[string]string {
 	values := map[string]string{
 		keyInstallation: m.Installation, keyRun: m.Run, keyKind: string(m.Kind), keySelf: m.Self,
-		keySource: m.Source, keyDisk: m.Disk, keyState: "",
+		keySource: m.Source, keyDisk: m.Disk, keyKeep: m.Keep, keyState: "",
 	}
 	if m.State.Valid() {
 		values[keyState] = m.State.String()

@@ -59,7 +59,7 @@ func (r *run) checkAgain(ctx context.Context) error {
 			return fmt.Errorf("VM %s holds the new disk %s of the replica: %w", foreign[0].VM, d.plan.Disk, ErrChanged)
 		}
 	}
-	return nil
+	return r.checkRestorePoint(ctx, view)
 }
 
 // judgeAgain climbs the ladder of trust for the disks that were there before the run. Where trust was lost, they are scanned.

@@ -30,6 +30,9 @@ func (r *run) commit(ctx context.Context) error {
 	if err := r.unplug(ctx); err != nil {
 		return err
 	}
+	if err := r.keepUp(ctx); err != nil {
+		return err
+	}
 	clean := manifest.State{Generation: r.generation}
 	if err := r.markReplica(ctx, clean); err != nil {
 		return err
@@ -37,20 +40,15 @@ func (r *run) commit(ctx context.Context) error {
 	if err := r.block(ctx, clean); err != nil {
 		return err
 	}
-	point, err := r.makeRestorePoint(ctx)
-	made := err == nil
-	if xapi.IsCode(err, noRoom...) {
-		r.report.event("no-restore-point", "the replica is up to date, but its storage had no room for a restore point; the last one is kept: %v", err)
-	} else if err != nil {
+	point, err := r.tryRestorePoint(ctx)
+	if err != nil {
 		return fmt.Errorf("restore point: %w", err)
 	}
 	if err := r.checkUnused(ctx, now); err != nil {
 		return err
 	}
-	if made {
-		if err := r.saga.Keep(ctx, point); err != nil {
-			return err
-		}
+	if err := r.saga.Keep(ctx, point...); err != nil {
+		return err
 	}
 	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
 	for _, d := range r.disks {
@@ -80,6 +78,25 @@ func (r *run) unplug(ctx context.Context) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// tryRestorePoint makes a restore point unless something stands in the way that the replica's being up to date must not suffer from:
+// by now everything is written. Then there is none, and the last one is kept.
+func (r *run) tryRestorePoint(ctx context.Context) ([]state.Object, error) {
+	obstacle, err := r.obstacle(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if obstacle != nil {
+		r.report.event(causeNoPoint, "the replica is up to date, and no new restore point was taken; the last one is kept: %s; %s", obstacle.Cause, obstacle.Mend)
+		return nil, nil
+	}
+	point, err := r.makeRestorePoint(ctx)
+	if xapi.IsCode(err, noRoom...) {
+		r.report.event(causeNoPoint, "the replica is up to date, but SR %s had no room for a restore point; the last one is kept: %v", r.sr.NameLabel, err)
+		return nil, nil
+	}
+	return []state.Object{point}, err
 }
 
 // makeRestorePoint snapshots the replica. The snapshot and its disks bear markers of their own. It goes with the run until it

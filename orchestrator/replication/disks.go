@@ -66,6 +66,9 @@ func (r *run) prepareTarget(ctx context.Context) error {
 		r.standbyRef, r.standbyUUID = r.standby.vm.Ref, r.standby.vm.UUID
 	}
 	r.report.change(func(run *report.Run) { run.Replica.UUID = r.standbyUUID })
+	if err := r.makeRoom(ctx); err != nil {
+		return err
+	}
 	for _, name := range r.plan.Removed {
 		if err := r.detach(ctx, name); err != nil {
 			return err

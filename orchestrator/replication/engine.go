@@ -63,8 +63,15 @@ type Request struct {
 	Trust           bool // skip the scan of the replica where every rung of evidence holds
 	OverwriteTarget bool // when it is false and the replica exists, the run fails before anything is touched
 	// NetworkMap gives the target network, by name or uuid, for a source network's name. One that is not listed goes to the
-	// network of the same name. Used when the replica VM is made.
+	// network of the same name. An interface whose network is not found so is left out, or left as it is, which the plan says.
 	NetworkMap map[string]string
+	// DropVTPM replicates a VM with a virtual TPM without it; else that is a *VTPMError.
+	DropVTPM bool
+	// Retention is how many restore points are kept, 1 to MaxRetention; 0: Engine.Retention. Those that are pinned count for nothing.
+	Retention int
+	// RequireRestorePoint has a run fail, before anything is written, that could take no new restore point: a *RestorePointError.
+	// Else it brings the replica up to date, keeps the last restore point and says so.
+	RequireRestorePoint bool
 	// NewMACs has the target pool draw the replica's addresses; else they are the source's, so that it can take its place.
 	NewMACs bool
 	// NamePattern names the replica VM; "{vm}" stands for the source's name. Empty: "{vm} (replica)".
@@ -113,14 +120,14 @@ func (e *Engine) log() *slog.Logger {
 	return e.Log
 }
 
-func (e *Engine) retention() (int, error) {
-	switch {
-	case e.Retention == 0:
-		return DefaultRetention, nil
-	case e.Retention < 0 || e.Retention > MaxRetention:
-		return 0, fmt.Errorf("retention of %d restore points: keep 1 to %d", e.Retention, MaxRetention)
+// retention is how many restore points a run keeps.
+func (e *Engine) retention(request Request) (int, error) {
+	switch keep := cmp.Or(request.Retention, e.Retention, DefaultRetention); {
+	case keep < 0 || keep > MaxRetention:
+		return 0, fmt.Errorf("retention of %d restore points: keep 1 to %d", keep, MaxRetention)
+	default:
+		return keep, nil
 	}
-	return e.Retention, nil
 }
 
 func (e *Engine) identity() (*netproto.Identity, error) {
@@ -151,7 +158,7 @@ func (e *Engine) spawner(run string, s *saga.Saga, log *slog.Logger) (*delegate.
 //
 // Errors: *inventory.NotFoundError and *inventory.AmbiguousError for the VM, the SRs and the seeds; several of them may be joined.
 // When those are known, whatever stands in the way is in one *placement.Infeasible, with the warnings that Plan.Findings has when
-// nothing does; a *HeldError and ErrReplicaExists are among its causes. Findings gives the findings of any of these errors.
+// nothing does; a *HeldError, a *VTPMError, a *RestorePointError and ErrReplicaExists are among its causes. Findings gives the findings of any of these errors.
 func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 	s, err := e.resolve(ctx, request)
 	if err != nil {

@@ -51,3 +51,25 @@ func withCause(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// VTPMError says that the source VM has a virtual TPM. Its content, such as the key of an encrypted disk, cannot be read through the
+// XenAPI, and a replica without it may not boot (xapi-facts §14.34).
+type VTPMError struct{ VM, UUID string }
+
+func (e *VTPMError) Error() string { return e.what() + "; " + e.mend() }
+
+func (e *VTPMError) what() string {
+	return fmt.Sprintf("VM %s (%s) has a virtual TPM, whose content cannot be read: its replica would lack it, and what is sealed by it could not be opened there",
+		e.VM, e.UUID)
+}
+
+func (e *VTPMError) mend() string {
+	return "keep the recovery keys of its disks elsewhere and allow the replica to be without it (--drop-vtpm), or remove the TPM from the VM"
+}
+
+// RestorePointError says that a run could take no new restore point and was to fail then.
+type RestorePointError struct{ Obstacle Obstacle }
+
+func (e *RestorePointError) Error() string {
+	return fmt.Sprintf("no restore point could be made, and one is required: %s; %s", e.Obstacle.Cause, e.Obstacle.Mend)
+}

@@ -7,12 +7,18 @@ import (
 	"slices"
 	"time"
 
+	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
-// pruneTimeout bounds the removal of what is beyond the retention. A busy SR has calls wait; the run need not.
-const pruneTimeout = 2 * time.Minute
+const (
+	// pruneTimeout bounds the removal of what is beyond the retention. A busy SR has calls wait; the run need not.
+	pruneTimeout = 2 * time.Minute
+	// maxManifests bounds how many generations of a disk are kept for the sake of restore points whose successors were commits
+	// without one. A restore point beyond that can be booted and reverted to, and the run after is a scan.
+	maxManifests = 4 * MaxRetention
+)
 
 // restorePoint is a restore point of a replica, in its pool.
 type restorePoint struct {
@@ -42,26 +48,30 @@ func restorePointsOf(installation string, vms map[xapi.Ref]xapi.VM, vm xapi.Ref)
 func (r *run) prune(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, pruneTimeout)
 	defer cancel()
-	keep, err := r.engine.retention()
+	keep, err := r.engine.retention(r.request)
+	var kept []manifest.Generation
 	if err == nil {
-		err = r.pruneRestorePoints(ctx, keep)
+		kept, err = r.pruneRestorePoints(ctx, keep)
 	}
 	if err != nil {
 		r.report.event("prune-failed", "a restore point beyond the retention could not be removed: %v", err)
+		return // manifests that belong to a restore point stay with it
 	}
 	for _, d := range r.disks {
-		if err := r.store.PruneManifests(ctx, r.record.ID, d.plan.Disk, keep); err != nil {
+		if err := r.pruneManifests(ctx, d.plan.Disk, keep, kept); err != nil {
 			r.report.event("prune-failed", "an old manifest of disk %s could not be removed: %v", d.plan.Disk, err)
 		}
 	}
 }
 
-func (r *run) pruneRestorePoints(ctx context.Context, keep int) error {
+// pruneRestorePoints removes what is beyond the newest keep, and gives the generations of those. It is only called once the run is
+// committed: until then the newest is the last one that is known to be good. One that is pinned is neither removed nor counted.
+func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Generation, error) {
 	vms, err := xapi.AllRecords[xapi.VM](ctx, r.target.API, classVM)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	points := restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef)
+	points := slices.DeleteFunc(restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef), func(p restorePoint) bool { return p.marker.Keep != "" })
 	// Snapshot times have a resolution of a second: this run's comes first among equals.
 	slices.SortStableFunc(points, func(a, b restorePoint) int {
 		newest := func(p restorePoint) int {
@@ -72,10 +82,31 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) error {
 		}
 		return newest(a) - newest(b)
 	})
-	for _, point := range points[min(keep, len(points)):] {
+	keep = min(keep, len(points))
+	for _, point := range points[keep:] {
 		if err := destroySnapshot(ctx, r.target.API, point.ref, point.vm); err != nil {
-			return fmt.Errorf("%s (%s): %w", point.vm.NameLabel, point.vm.UUID, err)
+			return nil, fmt.Errorf("%s (%s): %w", point.vm.NameLabel, point.vm.UUID, err)
 		}
 	}
-	return nil
+	var kept []manifest.Generation
+	for _, point := range points[:keep] {
+		kept = append(kept, point.marker.State.Generation)
+	}
+	return kept, nil
+}
+
+// pruneManifests keeps the newest generations of a disk: as many as restore points, and more while one of the restore points that
+// were kept is older, since commits came between that took none.
+func (r *run) pruneManifests(ctx context.Context, disk string, keep int, kept []manifest.Generation) error {
+	manifests, err := r.store.Manifests(ctx, r.record.ID, disk)
+	if err != nil {
+		return err
+	}
+	for i, m := range manifests {
+		if slices.Contains(kept, m.Generation) {
+			keep = max(keep, len(manifests)-i)
+			break
+		}
+	}
+	return r.store.PruneManifests(ctx, r.record.ID, disk, min(keep, maxManifests))
 }

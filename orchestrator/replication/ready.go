@@ -21,6 +21,7 @@ const (
 	CodeReplicaRunning  = "replica-running"        // it is not halted
 	CodeReplicaDiverged = "replica-diverged"       // somebody used it
 	CodeReplicaStranger = "replica-stranger"       // it is not known to be ours
+	CodeVTPM            = "vtpm"                   // the source VM has a virtual TPM
 	CodeDiskElsewhere   = "disk-elsewhere"         // a disk of the replica is on another SR than wanted
 	CodeControlDomain   = "held-by-control-domain" // a disk of the replica is attached to a control domain
 	CodeNetworkUnmapped = "network-unmapped"       // an interface has no network in the target pool
@@ -72,23 +73,30 @@ func (s *subject) refuse(held *HeldError) {
 	case held.Diverged:
 		code = CodeReplicaDiverged
 	}
-	s.found(report.SeverityError, code, "replica VM "+held.VM, held.mend(), "%s", held.what())
-	s.causes = append(s.causes, held)
+	s.refused(held, code, "replica VM "+held.VM, held.mend(), "%s", held.what())
+}
+
+// refused is found with an error behind it, for callers that decide on that.
+func (s *subject) refused(err error, code, subject, mend, cause string, args ...any) {
+	s.found(report.SeverityError, code, subject, mend, cause, args...)
+	s.causes = append(s.causes, err)
+}
+
+func (s *subject) refuseTPM() {
+	err := &VTPMError{VM: s.vm.NameLabel, UUID: s.vm.UUID}
+	s.refused(err, CodeVTPM, "VM "+s.vm.NameLabel, err.mend(), "%s", err.what())
 }
 
 func (s *subject) replicaExists() {
 	name := fmt.Sprintf("VM %s (%s) in pool %s", s.standby.vm.NameLabel, s.standby.vm.UUID, s.target.Name)
-	s.found(report.SeverityError, CodeReplicaExists, "replica VM "+s.standby.vm.NameLabel, "allow to overwrite it, or choose another SR",
+	s.refused(fmt.Errorf("%s: %w", name, ErrReplicaExists), CodeReplicaExists, "replica VM "+s.standby.vm.NameLabel, "allow to overwrite it, or choose another SR",
 		"%s exists and is not to be overwritten", name)
-	s.causes = append(s.causes, fmt.Errorf("%s: %w", name, ErrReplicaExists))
 }
 
 // ready gathers what else stands in the way, and completes the plan with what does not.
 func (s *subject) ready(ctx context.Context, store *state.Store) error {
 	s.findings = append(s.findings, placement.Readiness(s.placing(), s.started)...)
-	if s.standby == nil {
-		s.networkFindings()
-	}
+	s.networkFindings()
 	s.diskFindings()
 	if err := s.addressFindings(ctx, store); err != nil {
 		return err
@@ -109,12 +117,12 @@ func (s *subject) networkFindings() {
 		subject := fmt.Sprintf("interface %s of VM %s", v.vif.Device, s.vm.NameLabel)
 		if wanted, ruled := s.request.NetworkMap[v.from]; ruled {
 			s.found(report.SeverityWarning, CodeNetworkUnmapped, subject, "name one that exists, or its uuid",
-				"interface %s is on network %q, whose rule names %q: pool %s has no network of that name, or several, and the replica lacks the interface",
+				"interface %s is on network %q, whose rule names %q: pool %s has no network of that name, or several; the replica lacks the interface, or keeps what it has at its position",
 				v.vif.Device, v.from, wanted, s.target.Name)
 			continue
 		}
 		s.found(report.SeverityWarning, CodeNetworkUnmapped, subject, "give a rule for the network",
-			"interface %s is on network %q, for which pool %s has none of that name, or several: the replica lacks the interface",
+			"interface %s is on network %q, for which pool %s has none of that name, or several: the replica lacks the interface, or keeps what it has at its position",
 			v.vif.Device, v.from, s.target.Name)
 	}
 }

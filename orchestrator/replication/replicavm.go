@@ -3,11 +3,9 @@ package replication
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/understudy-dr/understudy/manifest"
-	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -25,7 +23,7 @@ func (r *run) makeReplica(ctx context.Context) error {
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.target, class: classVM, kind: replica.KindReplica, origin: r.vm.UUID,
 		call: func(ctx context.Context, name string, creating maker) (xapi.Ref, error) {
-			return creating(ctx, "VM.create", replicaRecord(r.vm.VM, name, r.description(), marker))
+			return creating(ctx, "VM.create", r.replicaRecord(name, marker))
 		},
 	})
 	if err != nil {
@@ -44,7 +42,7 @@ func (r *run) makeReplica(ctx context.Context) error {
 		if v.network.IsNull() {
 			continue // the plan's findings tell
 		}
-		if err := r.makeVIF(ctx, v); err != nil {
+		if err := r.makeVIF(ctx, v, r.wantedMAC(v)); err != nil {
 			return err
 		}
 	}
@@ -54,21 +52,19 @@ func (r *run) makeReplica(ctx context.Context) error {
 	return setField(ctx, api, classVM, ref, "name_label", r.plan.Replica.Name)
 }
 
-func (r *run) description() string {
-	return fmt.Sprintf("Standby copy of VM %s (%s) of pool %s, kept by Understudy", r.vm.NameLabel, r.vm.UUID, r.source.Name)
-}
-
 // replicaRecord is the argument of VM.create (xapi-facts §5.2).
-func replicaRecord(vm xapi.VM, name, description string, marker replica.Marker) map[string]any {
-	otherConfig := marker.OtherConfig()
+func (r *run) replicaRecord(name string, marker replica.Marker) map[string]any {
+	vm := r.vm.VM
+	otherConfig, tags := marker.OtherConfig(), replica.Tags(vm.Tags)
+	otherConfig[replica.KeyCarriedTags] = replica.CarriedTags(tags)
 	for _, key := range carriedOver {
 		if value, ok := vm.OtherConfig[key]; ok {
 			otherConfig[key] = value
 		}
 	}
 	record := map[string]any{
-		"name_label": name, "name_description": description, "user_version": vm.UserVersion,
-		"is_a_template": false, "affinity": xapi.NullRef, "tags": []string{replica.TagLeaveAlone},
+		"name_label": name, "name_description": r.description(), "user_version": vm.UserVersion,
+		"is_a_template": false, "affinity": xapi.NullRef, "tags": tags,
 		"memory_static_max": vm.MemoryStaticMax, "memory_static_min": vm.MemoryStaticMin,
 		"memory_dynamic_max": vm.MemoryDynamicMax, "memory_dynamic_min": vm.MemoryDynamicMin,
 		"VCPUs_params": filled(vm.VCPUsParams), "VCPUs_max": vm.VCPUsMax, "VCPUs_at_startup": vm.VCPUsAtStartup,
@@ -96,71 +92,6 @@ func filled(m map[string]string) map[string]string {
 		return map[string]string{}
 	}
 	return m
-}
-
-// mappedVIF is a network interface of the source with its network in the target pool; null when there is none.
-type mappedVIF struct {
-	vif     xapi.VIF
-	from    string // name of the source network
-	network xapi.Ref
-}
-
-// mapVIFs gives each interface of the source its network: the rule's, else the same one within a pool, else the one of the
-// same name.
-func (s *subject) mapVIFs() []mappedVIF {
-	var mapped []mappedVIF
-	for _, ref := range s.vm.VIFs {
-		vif, ok := s.source.Inventory.VIFs[ref]
-		if !ok {
-			continue
-		}
-		one := mappedVIF{vif: vif, from: s.source.Inventory.Networks[vif.Network].NameLabel}
-		wanted, ruled := s.request.NetworkMap[one.from]
-		switch {
-		case ruled:
-			one.network = findNetwork(s.target, wanted)
-		case s.source.Inventory.UUID == s.target.Inventory.UUID:
-			one.network = vif.Network
-		default:
-			one.network = findNetwork(s.target, one.from)
-		}
-		mapped = append(mapped, one)
-	}
-	slices.SortFunc(mapped, func(a, b mappedVIF) int { return numberOf(a.vif.Device) - numberOf(b.vif.Device) })
-	return mapped
-}
-
-// findNetwork finds a network by uuid or by a name that only one has.
-func findNetwork(pool *delegate.Pool, wanted string) xapi.Ref {
-	var named []xapi.Ref
-	for ref, network := range pool.Inventory.Networks {
-		if network.UUID == wanted {
-			return ref
-		}
-		if network.NameLabel == wanted {
-			named = append(named, ref)
-		}
-	}
-	if len(named) == 1 {
-		return named[0]
-	}
-	return xapi.NullRef
-}
-
-func (r *run) makeVIF(ctx context.Context, v mappedVIF) error {
-	mac := v.vif.MAC
-	if r.request.NewMACs {
-		mac = "" // drawn by the pool
-	}
-	_, err := xapi.MakeVIF(ctx, r.target.API, map[string]any{
-		"device": v.vif.Device, "network": v.network, "VM": r.standbyRef, "MAC": mac, "MTU": v.vif.MTU,
-		"other_config": filled(v.vif.OtherConfig), "qos_algorithm_type": v.vif.QoSAlgorithmType,
-		"qos_algorithm_params": filled(v.vif.QoSAlgorithmParams),
-	})
-	if err != nil {
-		return fmt.Errorf("interface %s of the replica: %w", v.vif.Device, err)
-	}
-	return nil
 }
 
 // attach joins a disk with the replica VM, at the position of the source's disk.

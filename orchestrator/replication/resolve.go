@@ -47,7 +47,7 @@ func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error)
 	if err := request.validate(); err != nil {
 		return nil, err
 	}
-	if _, err := e.retention(); err != nil {
+	if _, err := e.retention(request); err != nil {
 		return nil, err
 	}
 	s := &subject{started: time.Now(), request: request}
@@ -69,6 +69,8 @@ func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error)
 	if err := s.place(); err != nil {
 		return nil, err
 	}
+	s.planRestorePoint(e.Store.Installation().UUID)
+	s.plan.Notes = s.notes
 	return s, s.ready(ctx, e.Store)
 }
 
@@ -109,9 +111,14 @@ func (s *subject) find() error {
 		return err
 	}
 	s.disks = disks
-	if len(s.vm.VTPMs) > 0 {
-		s.note("vtpm-not-copied", "VM %s has a virtual TPM, whose content cannot be read: its replica has none", s.vm.NameLabel)
+	if len(s.vm.VTPMs) == 0 {
+		return nil
 	}
+	if !s.request.DropVTPM {
+		s.refuseTPM()
+		return nil
+	}
+	s.note("vtpm-dropped", "VM %s has a virtual TPM, whose content cannot be read: its replica has none, as was asked for", s.vm.NameLabel)
 	return nil
 }
 
@@ -232,7 +239,6 @@ func (s *subject) place() error {
 	if s.standby != nil {
 		s.plan.Replica.UUID, s.plan.Replica.Name = s.standby.vm.UUID, s.standby.vm.NameLabel
 	}
-	s.plan.Notes = s.notes
 	var err error
 	s.plan.Placement, err = placement.MakePlan(s.placing())
 	var infeasible *placement.Infeasible

@@ -82,7 +82,7 @@ func (s *subject) planSeeds() {
 		s.plan.Seeds = s.seeds
 		return
 	}
-	s.plan.Notes = append(s.plan.Notes, Note{Cause: "seeds-unused", Text: "seeds serve disks that a run makes, between two delegates: this run has none, and looks into no seed"})
+	s.note("seeds-unused", "seeds serve disks that a run makes, between two delegates: this run has none, and looks into no seed")
 }
 
 // seedRun is a seed in a run.
