@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		group("pool", "The pools that understudy works with", a.poolAdd(), a.poolList(), a.poolCheck(), a.poolRemove()),
 		group("delegate", "The appliance VMs that read and write disks", a.delegateDeploy(), a.delegateTest(), a.delegateList()),
-		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaVerify()),
+		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaVerify(), a.replicaPoints(), a.replicaRevert()),
 		a.replicate(), a.gc(), a.bench(), a.benchEnd(), a.printVersion(), exitCodesTopic(),
 	)
 	root.Args, root.RunE = wantVerb, nameVerb

@@ -14,11 +14,9 @@ import (
 )
 
 const (
-	// longChain is the length from which a chain is worth a warning: that of a replica takes no further restore point then
-	// (design §6), and reading any disk through so many volumes is slow.
+	// longChain is the length from which a chain is worth a warning: reading a disk through so many volumes is slow.
 	longChain = 20
-	// usualPending is how many volumes await their merging for a while after every run: what its snapshot, or the restore point that
-	// it replaced, left behind.
+	// usualPending is how many volumes await their merging for a while after every run: what its snapshot left behind.
 	usualPending = 1
 	// minAPIMajor and minAPIMinor are the oldest release that is supported, 7.1 (xapi-facts, release map).
 	minAPIMajor, minAPIMinor = 2, 6
@@ -150,26 +148,16 @@ func (f *findings) sourceChains(request Request, vm xapi.VM, disks []inventory.D
 	}
 }
 
-// targetDisks looks at the formats and chains of the replica's disks.
+// targetDisks looks at the formats of the replica's disks. Their chains matter to the restore point alone, which is not this
+// package's.
 func (f *findings) targetDisks(request Request, vm xapi.VM, disks []inventory.Disk) {
-	chains := request.Target.Chains()
 	for _, disk := range disks {
 		ref := request.targetSR(disk.Number)
-		sr, name := request.Target.SRs[ref], diskSubject(vm, disk)
 		if most := request.Target.MaxDiskSize(ref); most > 0 && disk.VDI.VirtualSize > most {
+			name := diskSubject(vm, disk)
 			f.error(CodeDiskTooLarge, name, "choose an SR of another format for the disk, or replicate the VM without it",
-				"%s has %d GiB, a disk on %s can have %d GiB", name, (disk.VDI.VirtualSize+1<<30-1)>>30, srSubject(sr), most>>30)
+				"%s has %d GiB, a disk on %s can have %d GiB", name, (disk.VDI.VirtualSize+1<<30-1)>>30, srSubject(request.Target.SRs[ref]), most>>30)
 		}
-		vdi, exists := request.Target.VDIs[request.Existing[disk.Number]]
-		if !exists {
-			continue
-		}
-		chain, name := chains.Of(vdi), fmt.Sprintf("disk %d (%s) of the replica", disk.Number, vdi.UUID)
-		if chain.Length > longChain {
-			f.warn(CodeChainLong, name, "keep fewer restore points and let the storage merge what they leave",
-				"%s lies on a chain of %d volumes: it takes no further restore point above %d", name, chain.Length, longChain)
-		}
-		f.coalesce(chain, name)
 	}
 }
 

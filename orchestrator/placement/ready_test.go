@@ -113,16 +113,6 @@ func TestReadiness(t *testing.T) {
 			want:  "warning chain-long disk 1 (vm-1) of VM vm, warning coalesce-pending disk 1 (vm-1) of VM vm", cause: "a chain of 21 volumes", mend: "merge",
 		},
 		"a chain that is not long": {spoil: func(source, _ builder, _ *placement.Request) { source.chain("vm-0", 19, false) }},
-		"long chain of the replica": {
-			spoil: func(_, target builder, request *placement.Request) {
-				target.VDIs["r0"] = xapi.VDI{UUID: "r0", SR: "store", VirtualSize: 10 * gib, Managed: true}
-				target.chain("r0", 21, false)
-				target.chain("r0-base20", 2, true)
-				request.Existing = map[int]xapi.Ref{0: "r0"}
-			},
-			want:  "warning chain-long disk 0 (r0) of the replica, warning coalesce-pending disk 0 (r0) of the replica",
-			cause: "no further restore point above 20", mend: "fewer restore points",
-		},
 		"too large": {
 			spoil: func(source, _ builder, _ *placement.Request) {
 				edit(source.VDIs, "vm-1", func(v *xapi.VDI) { v.VirtualSize = 2040*gib + 1 })

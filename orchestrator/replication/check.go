@@ -9,6 +9,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -19,10 +20,14 @@ func (r *run) checkRecord(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if now.TargetVM != r.record.TargetVM || !now.LastCommit.Equal(r.record.LastCommit) || !slices.Equal(now.Disks, r.record.Disks) {
+	if !sameRecord(now, r.record) {
 		return fmt.Errorf("another run was at work on replica %s: %w", r.record.ID, ErrChanged)
 	}
 	return nil
+}
+
+func sameRecord(a, b state.Replica) bool {
+	return a.TargetVM == b.TargetVM && a.LastCommit.Equal(b.LastCommit) && slices.Equal(a.Disks, b.Disks)
 }
 
 // checkAgain decides once more whether the replica may be written and what it is taken for, on a look of its own: somebody may

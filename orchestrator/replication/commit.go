@@ -93,7 +93,7 @@ func (r *run) tryRestorePoint(ctx context.Context) ([]state.Object, error) {
 	}
 	point, err := r.makeRestorePoint(ctx)
 	if xapi.IsCode(err, noRoom...) {
-		r.report.event(causeNoPoint, "the replica is up to date, but SR %s had no room for a restore point; the last one is kept: %v", r.sr.NameLabel, err)
+		r.report.event(causeNoPoint, "the replica is up to date, but its storage had no room for a restore point; the last one is kept: %v", err)
 		return nil, nil
 	}
 	return []state.Object{point}, err

@@ -158,7 +158,8 @@ func (e *Engine) spawner(run string, s *saga.Saga, log *slog.Logger) (*delegate.
 //
 // Errors: *inventory.NotFoundError and *inventory.AmbiguousError for the VM, the SRs and the seeds; several of them may be joined.
 // When those are known, whatever stands in the way is in one *placement.Infeasible, with the warnings that Plan.Findings has when
-// nothing does; a *HeldError, a *VTPMError, a *RestorePointError and ErrReplicaExists are among its causes. Findings gives the findings of any of these errors.
+// nothing does; a *HeldError, *UnfinishedRevertError,
+// *VTPMError or *RestorePointError and ErrReplicaExists are among its causes. Findings gives the findings of any of these errors.
 func (e *Engine) Plan(ctx context.Context, request Request) (Plan, error) {
 	s, err := e.resolve(ctx, request)
 	if err != nil {
@@ -180,6 +181,13 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 	}
 	swept := e.sweep(ctx, request.Source, request.Target)
 	s, err := e.resolve(ctx, request)
+	interrupted := (*UnfinishedRevertError)(nil)
+	if errors.As(err, &interrupted) {
+		if _, err := e.Revert(ctx, RevertRequest{Replica: interrupted.Replica, Target: request.Target, Point: interrupted.Point}); err != nil {
+			return report.Run{}, err
+		}
+		s, err = e.resolve(ctx, request)
+	}
 	if err != nil {
 		return report.Run{}, err
 	}

@@ -26,6 +26,9 @@ const childVariable = "REPLICATION_TEST_CHILD"
 // limitVariable is the limit that it holds to.
 const limitVariable = "REPLICATION_TEST_LIMIT"
 
+// revertVariable has it revert the replica to this restore point instead.
+const revertVariable = "REPLICATION_TEST_REVERT"
+
 // child replicates the VM of a world.
 func child(ctx context.Context, dir string) error {
 	store, err := statetest.Open(ctx, dir)
@@ -49,6 +52,13 @@ func child(ctx context.Context, dir string) error {
 		return err
 	}
 	engine := &replication.Engine{Store: store, SpawnTimeout: 20 * time.Second}
+	if point := os.Getenv(revertVariable); point != "" {
+		records, err := store.Replicas(ctx)
+		if err == nil {
+			_, err = engine.Revert(ctx, replication.RevertRequest{Replica: records[0].ID, Target: pools["b"], Point: point})
+		}
+		return errors.Join(err, errors.New("the child was to be killed before"))
+	}
 	_, err = engine.Replicate(ctx, replication.Request{
 		Limit: limit, Source: pools["a"], Target: pools["b"], VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
 	})
@@ -101,20 +111,20 @@ func TestKilledAnywhere(t *testing.T) {
 }
 
 // killAt runs a child and kills it in its call of a method. The pool carries the call out nevertheless, a little later.
-func (w *world) killAt(sim *xapisim.Pool, method string, after int) {
+func (w *world) killAt(sim *xapisim.Pool, method string, after int, environment ...string) {
 	w.Helper()
 	const late = 300 * time.Millisecond
 	remove := sim.Fault(xapisim.Rule{Method: method, After: after, Count: 1, Delay: late})
 	defer remove()
 	calls := func() int { return sim.Calls(method) + sim.Calls("Async."+method) }
 	before := calls()
-	w.killWhen(method, func() bool { return calls() > before+after })
+	w.killWhen(method, func() bool { return calls() > before+after }, environment...)
 }
 
 // killWhen runs a child and kills it as soon as something is so.
-func (w *world) killWhen(what string, so func() bool) {
+func (w *world) killWhen(what string, so func() bool, environment ...string) {
 	w.Helper()
-	if killed, told := w.killOnce(so); !killed {
+	if killed, told := w.killOnce(so, environment...); !killed {
 		w.Fatalf("the child ended before %s: %s", what, told)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	CodeReplicaRunning  = "replica-running"        // it is not halted
 	CodeReplicaDiverged = "replica-diverged"       // somebody used it
 	CodeReplicaStranger = "replica-stranger"       // it is not known to be ours
+	CodeReverting       = "revert-unfinished"      // a revert of it was interrupted
 	CodeVTPM            = "vtpm"                   // the source VM has a virtual TPM
 	CodeDiskElsewhere   = "disk-elsewhere"         // a disk of the replica is on another SR than wanted
 	CodeControlDomain   = "held-by-control-domain" // a disk of the replica is attached to a control domain
@@ -80,6 +81,11 @@ func (s *subject) refuse(held *HeldError) {
 func (s *subject) refused(err error, code, subject, mend, cause string, args ...any) {
 	s.found(report.SeverityError, code, subject, mend, cause, args...)
 	s.causes = append(s.causes, err)
+}
+
+func (s *subject) refuseReverting(interrupted *UnfinishedRevertError) {
+	s.refused(interrupted, CodeReverting, "replica VM "+s.standby.vm.UUID, "run, or revert again",
+		"a revert to restore point %s was interrupted; the next run finishes it first", interrupted.Point)
 }
 
 func (s *subject) refuseTPM() {

@@ -22,13 +22,13 @@ const (
 // Recover ends the runs whose process died, and removes what they, and others before, left behind in these pools: from the
 // record alone, so that it serves after a crash anywhere. A replica that such a run had begun to write stays dirty; what the
 // run had journalled is of use to the next, but it cannot go on as Replicate would have it. Runs of living processes are left alone. A pool that does not answer keeps what is
-// in it, and nothing else.
+// in it, and nothing else. Reverts that were interrupted are finished.
 //
 // The error joins what could not be removed; the next Recover tries it again.
 func (e *Engine) Recover(ctx context.Context, pools ...*delegate.Pool) ([]saga.Recovered, error) {
 	answering, failure := load(ctx, pools)
 	all, err := saga.Recover(ctx, e.Store, Undoers(e.Store, answering...))
-	return all, errors.Join(failure, err, failures(all))
+	return all, errors.Join(failure, err, failures(all), e.finishReverts(ctx, answering))
 }
 
 // sweep tries again what runs that have ended could not remove, before a run of these pools begins: it may take the room or the

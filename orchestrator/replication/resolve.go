@@ -219,6 +219,14 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 	if s.decision = replica.Trust(evidence); s.decision.Writable {
 		return s.noteUnfinished(ctx, store)
 	}
+	if s.decision.Rung == replica.RungOwnership {
+		if interrupted, err := unfinishedRevert(ctx, store, s.record); err != nil {
+			return err
+		} else if interrupted != nil {
+			s.refuseReverting(interrupted)
+			return nil // what stands there is what the revert made
+		}
+	}
 	s.refuse(s.held(s.standby.vm.UUID, s.decision))
 	return nil // whatever else is wrong is found too
 }

@@ -116,6 +116,8 @@ type Run struct {
 	Events    []Event     `json:"events,omitempty"`
 	// Generation is what the run marks the replica with, once it writes to it.
 	Generation string `json:"generation,omitempty"`
+	// RestorePoint is the uuid of the one that a revert takes the replica back to; empty for other runs.
+	RestorePoint string `json:"restore_point,omitempty"`
 	// TargetHosts are the hosts that the delegates of the target ran on, as they were when they came up.
 	TargetHosts  []Host    `json:"target_hosts,omitempty"`
 	Updated      time.Time `json:"updated,omitzero"` // last stored while the transfer went on

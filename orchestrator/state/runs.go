@@ -20,6 +20,7 @@ type RunKind string
 const (
 	RunReplicate RunKind = "replicate"
 	RunVerify    RunKind = "verify"
+	RunRevert    RunKind = "revert" // of a replica to a restore point
 	RunDeploy    RunKind = "deploy" // of the delegate's image to a pool
 	RunTest      RunKind = "test"   // of a delegate
 )
@@ -28,7 +29,7 @@ const (
 func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == RunTest }
 
 // ofReplica reports whether runs of this kind are about a replica.
-func (k RunKind) ofReplica() bool { return k == RunReplicate || k == RunVerify }
+func (k RunKind) ofReplica() bool { return k == RunReplicate || k == RunVerify || k == RunRevert }
 
 // Run is the row of a run. Its state, times and error are those of the report, and so is the job's run that it is a part of.
 type Run struct {
