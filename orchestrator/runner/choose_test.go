@@ -169,3 +169,12 @@ func TestRequests(t *testing.T) {
 		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
 }
+
+// TestOptionsThatNobodyCarriesOut must not be taken for carried out.
+func TestOptionsThatNobodyCarriesOut(t *testing.T) {
+	w := newWorld(t, 19, "web")
+	w.change(func(d *job.Definition) { d.Options.DropVTPM = true })
+	if run := w.run(report.StateFailed, runner.RunOptions{}); run.Error == "" || len(w.fake.begun) != 0 {
+		t.Errorf("%+v", run)
+	}
+}

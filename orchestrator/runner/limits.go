@@ -91,8 +91,8 @@ func (x *execution) addresses(ctx context.Context, n needs, ours map[string]bool
 			return false, err
 		}
 		ranges, err := placement.ParseAddresses(record.DelegateAddresses)
-		if err != nil {
-			continue // none, or not readable: the run tells
+		if err != nil || ranges.Len() == 0 {
+			continue // none are counted here, or they cannot be read, of which the run tells
 		}
 		leases, err := x.Store.Leases(ctx, pool)
 		if err != nil {
