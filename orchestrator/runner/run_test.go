@@ -191,10 +191,9 @@ func TestCancel(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	began := time.Now()
 	run, err := w.runner.Run(t.Context(), w.job, runner.RunOptions{})
-	if !errors.Is(err, state.ErrCancelled) || run.State != report.StateCancelled || time.Since(began) > 5*time.Second {
-		t.Errorf("the job's run is %s after %v: %v", run.State, time.Since(began), err)
+	if !errors.Is(err, state.ErrCancelled) || run.State != report.StateCancelled {
+		t.Errorf("the job's run is %s: %v", run.State, err)
 	}
 	want := map[string]report.State{"vm-0": report.StateCommitted, "vm-1": report.StateCancelled, "vm-2": report.StateCancelled}
 	if !maps.Equal(states(run), want) || len(w.fake.begun) != 2 {
