@@ -152,7 +152,8 @@ func TestRequests(t *testing.T) {
 	w := newWorld(t, 19, "web")
 	w.change(func(d *job.Definition) {
 		d.DiskSRs, d.Networks, d.NamePattern = map[string]string{"0": "source"}, map[string]string{"lan": "dmz"}, "{vm}-dr"
-		d.Options = job.Options{Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full"}
+		d.Options = job.Options{Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full",
+			Retention: 7, RequireRestorePoint: true, DropVTPM: true}
 	})
 	var got replication.Request
 	w.fake.do = record(&got)
@@ -160,6 +161,7 @@ func TestRequests(t *testing.T) {
 	want := replication.Request{
 		Source: got.Source, Target: got.Source, VM: w.vms["web"], SR: "target", DiskSRs: w.job.Definition.DiskSRs, Direction: report.Pull, Trust: true,
 		NetworkMap: w.job.Definition.Networks, NewMACs: true, NamePattern: "{vm}-dr", ReadBack: replication.ReadBackFull, JobRun: run.ID,
+		Retention: 7, RequireRestorePoint: true, DropVTPM: true,
 	}
 	if got.Source != got.Target || got.Source.Name != "a" || got.Source.Inventory != nil {
 		t.Errorf("pools %+v, %+v: one, without the inventory of an earlier moment", got.Source, got.Target)
@@ -167,14 +169,5 @@ func TestRequests(t *testing.T) {
 	want.Source, want.Target, got.Source, got.Target = nil, nil, nil, nil
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("asked for (-want +got):\n%s", diff)
-	}
-}
-
-// TestOptionsThatNobodyCarriesOut must not be taken for carried out.
-func TestOptionsThatNobodyCarriesOut(t *testing.T) {
-	w := newWorld(t, 19, "web")
-	w.change(func(d *job.Definition) { d.Options.DropVTPM = true })
-	if run := w.run(report.StateFailed, runner.RunOptions{}); run.Error == "" || len(w.fake.begun) != 0 {
-		t.Errorf("%+v", run)
 	}
 }

@@ -235,7 +235,7 @@ func (x *execution) start(ctx context.Context, c *candidate) {
 			x.ObserveVM(run)
 		}
 	}
-	engine := x.engine(x.definition.Options, observe)
+	engine := x.engine(observe)
 	request := x.look.request(c.vm.UUID, x.book.copy().ID)
 	go func() {
 		run, err := engine.Replicate(ctx, request)

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
@@ -30,9 +29,6 @@ func (e *unreachable) Unwrap() error { return e.err }
 
 // look connects to both pools and reads them.
 func (r *Runner) look(ctx context.Context, d job.Definition) (*look, error) {
-	if d.Options.RequireRestorePoint || d.Options.DropVTPM {
-		return nil, errors.New("require_restore_point and drop_vtpm are not carried out yet: switch them off in the job")
-	}
 	source, from, err := r.read(ctx, d.Source)
 	if err != nil {
 		return nil, err
@@ -87,5 +83,6 @@ func (l *look) request(vm, jobRun string) replication.Request {
 		Source: l.source, Target: l.target, VM: vm, SR: d.SR, DiskSRs: d.DiskSRs, Direction: direction, Trust: d.Options.Trust,
 		OverwriteTarget: !d.Options.KeepTarget, NetworkMap: d.Networks, NewMACs: d.Options.NewMACs, NamePattern: d.NamePattern,
 		ReadBack: replication.ReadBack(d.Options.ReadBack), Limit: d.Options.Limit, JobRun: jobRun,
+		Retention: d.Options.Retention, RequireRestorePoint: d.Options.RequireRestorePoint, DropVTPM: d.Options.DropVTPM,
 	}
 }

@@ -37,18 +37,18 @@ type Runner struct {
 	Observe   func(report.JobRun)
 	ObserveVM func(report.Run)
 	// Engine makes what replicates one VM; nil: a replication.Engine.
-	Engine func(options job.Options, observe func(report.Run)) Replicator
+	Engine func(observe func(report.Run)) Replicator
 	// AddressWait bounds the wait for addresses that other runs hold; 0: 15 minutes.
 	AddressWait time.Duration
 }
 
 func (r *Runner) log() *slog.Logger { return cmp.Or(r.Log, slog.New(slog.DiscardHandler)) }
 
-func (r *Runner) engine(options job.Options, observe func(report.Run)) Replicator {
+func (r *Runner) engine(observe func(report.Run)) Replicator {
 	if r.Engine != nil {
-		return r.Engine(options, observe)
+		return r.Engine(observe)
 	}
-	return &replication.Engine{Store: r.Store, Log: r.Log, Observe: observe, Retention: cmp.Or(options.Retention, job.DefaultRetention)}
+	return &replication.Engine{Store: r.Store, Log: r.Log, Observe: observe, Retention: job.DefaultRetention}
 }
 
 // Check is what a job would do now, and what stands in its way.
@@ -77,7 +77,7 @@ func (r *Runner) Check(ctx context.Context, j state.Job) (Check, error) {
 	}
 	chosen, found := look.choose(r.Store.Installation().UUID, nil)
 	check := Check{VMs: make([]VMCheck, len(chosen)), Findings: found}
-	engine := r.engine(j.Definition.Options, nil)
+	engine := r.engine(nil)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(planParallel)
 	for i, vm := range chosen {

@@ -128,7 +128,7 @@ func newWorld(t *testing.T, addresses int, names ...string) *world {
 	w.runner = &runner.Runner{
 		Store: w.store, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Connect: func(context.Context, string) (*delegate.Pool, error) { return w.pool, nil },
-		Engine:  func(_ job.Options, observe func(report.Run)) runner.Replicator { return w.fake.as(observe) },
+		Engine:  w.fake.as,
 	}
 	w.job, err = w.store.CreateJob(t.Context(), w.definition())
 	w.must(err)
