@@ -28,13 +28,15 @@ const (
 const exitCodes = `Exit codes of understudy:
 
     0  done
-    1  failed
+    1  failed; of a job's run: not every VM was committed
     2  wrong usage: an unknown command, flag or value
-    3  findings: 'pool check' or 'replica verify' found something amiss
-    4  not found: a pool, VM, storage repository or replica
-    5  held: the replica has diverged, is running, or another run is at work on it
+    3  findings: 'pool check' or 'replica verify' found something amiss, or 'job check'
+       something that stands in the way of a run
+    4  not found: a pool, VM, storage repository, replica, job or run
+    5  held: the replica has diverged, is running, or another run is at work on it;
+       a run of the job is under way, or the job is disabled
     6  the pool refused the login, or showed a certificate that was not accepted
-  130  cancelled
+  130  cancelled: this command, or the run that it waits for
 
 They are stable. With --json, standard output holds exactly one document; when a
 command has nothing else to say, it is {"error": "…", "exit_code": n}.
@@ -73,9 +75,9 @@ func exitCode(err error) int {
 		return exitNotFound
 	case errors.As(err, &ambiguous):
 		return exitUsage
-	case errors.As(err, &held), errors.Is(err, state.ErrBusy):
+	case errors.As(err, &held), errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled):
 		return exitHeld
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, state.ErrCancelled):
 		return exitCancelled
 	default:
 		return exitFailed

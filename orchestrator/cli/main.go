@@ -87,6 +87,9 @@ func (a *app) root() *cobra.Command {
 		group("pool", "The pools that understudy works with", a.poolAdd(), a.poolList(), a.poolCheck(), a.poolRemove()),
 		group("delegate", "The appliance VMs that read and write disks", a.delegateDeploy(), a.delegateTest(), a.delegateList()),
 		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaVerify(), a.replicaPoints(), a.replicaRevert()),
+		group("job", "Standing orders to keep replicas of VMs", a.jobCreate(), a.jobEdit(), a.jobList(),
+			a.jobCancel(), a.jobDelete(), a.jobEnable("enable", true), a.jobEnable("disable", false)),
+		group("run", "Executions of jobs, and of single commands", a.runList(), a.runShow(), a.runWatch(), a.runCancel()),
 		a.replicate(), a.gc(), a.bench(), a.benchEnd(), a.printVersion(), exitCodesTopic(),
 	)
 	root.Args, root.RunE = wantVerb, nameVerb
@@ -107,9 +110,11 @@ func wantVerb(c *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("there is no command '%s %s'", c.CommandPath(), args[0])
-	c.SuggestionsMinimumDistance = 2 // of letters; cobra's own default where it suggests by itself
-	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-		text += "; did you mean '" + c.CommandPath() + " " + near[0] + "'?"
+	for c.SuggestionsMinimumDistance = 1; c.SuggestionsMinimumDistance <= 2; c.SuggestionsMinimumDistance++ { // of letters, the nearest first
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			text += "; did you mean '" + c.CommandPath() + " " + near[0] + "'?"
+			break
+		}
 	}
 	return usageError{errors.New(text)}
 }

@@ -194,3 +194,12 @@ func scanJobRun(scan scanFunc) (r JobRun, err error) {
 	}
 	return r, json.Unmarshal([]byte(document), &r.Report)
 }
+
+// SingleRuns lists the newest runs that are part of no job's run, the newest first; limit bounds their number.
+func (s *Store) SingleRuns(ctx context.Context, limit int) ([]Run, error) {
+	found, err := queryAll(ctx, s.db, scanRun, selectRuns+`WHERE job_run = '' ORDER BY started DESC, id LIMIT ?`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing single runs: %w", err)
+	}
+	return found, nil
+}
