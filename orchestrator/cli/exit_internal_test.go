@@ -32,10 +32,12 @@ func TestExitCodes(t *testing.T) {
 		{&replication.HeldError{Diverged: true}, 5},
 		{&replication.HeldError{}, 5},
 		{&state.BusyError{}, 5},
+		{state.ErrDisabled, 5},
 		{xapi.ErrAuthentication, 6},
 		{&xapi.CertificateError{}, 6},
 		{errUntrusted, 6},
 		{context.Canceled, 130},
+		{state.ErrCancelled, 130},
 	} {
 		err := c.err
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 func writeFindings(w *strings.Builder, findings []report.Finding) {
 	for _, f := range findings {
 		subject := ""
-		if f.Subject != "" {
+		if f.Subject != "" && !strings.Contains(f.Cause, f.Subject) {
 			subject = f.Subject + ": "
 		}
 		fmt.Fprintf(w, "! %s (%s): %s%s\n", f.Severity, f.Code, subject, f.Cause)

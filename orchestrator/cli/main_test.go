@@ -74,6 +74,7 @@ func TestScripts(t *testing.T) {
 			"image":  image,
 			"scribe": scribe,
 			"stop":   stop,
+			"take":   take,
 			"xva":    writeXVA,
 		},
 	})
@@ -149,6 +150,27 @@ func keys(ts *testscript.TestScript, neg bool, want []string) {
 			ts.Fatalf("the members are %v, want %v", got, want)
 		}
 	}
+}
+
+// take VARIABLE MEMBER sets a variable of the environment to a text in the JSON object, or the first of the list, on standard output.
+func take(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: take VARIABLE MEMBER")
+	}
+	text := strings.TrimSpace(ts.ReadFile("stdout"))
+	if !strings.HasPrefix(text, "[") {
+		text = "[" + text + "]"
+	}
+	var documents []map[string]any
+	ts.Check(json.Unmarshal([]byte(text), &documents))
+	if len(documents) == 0 {
+		ts.Fatalf("the list is empty")
+	}
+	value, ok := documents[0][args[1]].(string)
+	if !ok {
+		ts.Fatalf("the member %s is %v, no text", args[1], documents[0][args[1]])
+	}
+	ts.Setenv(args[0], value)
 }
 
 // image FILE SIZE SEED makes a file of noise; the same seed gives the same beginning. Seed 0 gives zeroes.

@@ -99,7 +99,11 @@ func (a *app) runReplicate(ctx context.Context, f replicateFlags) error {
 		if err != nil {
 			return err
 		}
-		return a.print(plan, func(w *strings.Builder) { writePlan(w, plan) })
+		return a.print(plan, func(w *strings.Builder) {
+			writePlan(w, plan)
+			writeFindings(w, plan.Findings)
+			fmt.Fprintln(w, "nothing was done")
+		})
 	}
 	run, err := engine.Replicate(ctx, f.request)
 	display.Close()
@@ -170,8 +174,4 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "note: %s\n", n.Text)
 	}
-	for _, f := range p.Findings {
-		fmt.Fprintf(w, "%s: %s (%s)\n", f.Severity, f.Cause, f.Mend)
-	}
-	fmt.Fprintln(w, "nothing was done")
 }

@@ -61,7 +61,7 @@ func (a *app) cancelRun(ctx context.Context, store *state.Store, id string, wait
 		}
 		waiting, stop := context.WithTimeout(ctx, wait)
 		defer stop()
-		r, err = (&watcher{store: store, out: a.stderr}).follow(waiting, id)
+		r, err = a.follow(waiting, store, id)
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			return fmt.Errorf("run %s was asked to end and has not within %s: 'understudy run watch %s' follows it", id, wait, id)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,9 +30,7 @@ func (a *app) runWatch() *cobra.Command {
 				return err
 			}
 			defer store.Close() //nolint:errcheck // only read
-			w := &watcher{store: store, out: a.stderr}
-			r, err := w.follow(c.Context(), args[0])
-			w.close()
+			r, err := a.follow(c.Context(), store, args[0])
 			if err != nil {
 				return err
 			}
@@ -40,22 +39,41 @@ func (a *app) runWatch() *cobra.Command {
 	}
 }
 
-// watcher shows how a run goes, from what is recorded of it.
+// follow shows a run until it ends.
+func (a *app) follow(ctx context.Context, store *state.Store, id string) (recorded, error) {
+	w := newWatcher(a.stderr)
+	defer w.close()
+	return w.follow(ctx, store, id)
+}
+
+// watcher shows how runs go. Its methods may be called concurrently.
 type watcher struct {
-	store  *state.Store
-	out    io.Writer
+	out io.Writer
+
+	mu     sync.Mutex
 	states map[string]report.State      // of a job's VMs, as they were shown, by uuid
 	shown  map[string]*progress.Display // of the VM runs, by their id
 }
 
-// follow shows a run until it ends, and returns it as it ended.
-func (w *watcher) follow(ctx context.Context, id string) (recorded, error) {
+func newWatcher(out io.Writer) *watcher {
+	return &watcher{out: out, states: map[string]report.State{}, shown: map[string]*progress.Display{}}
+}
+
+// follow shows a run, from what is recorded of it, until it ends, and returns it as it ended.
+func (w *watcher) follow(ctx context.Context, store *state.Store, id string) (recorded, error) {
 	for {
-		r, err := findRecorded(ctx, w.store, id)
+		r, err := findRecorded(ctx, store, id)
 		if err != nil {
 			return recorded{}, err
 		}
-		w.show(r)
+		if r.job != nil {
+			for _, run := range r.runs {
+				w.vmOfJob(run)
+			}
+			w.job(r.job.Report)
+		} else {
+			w.vm(r.vm.Report, w.out)
+		}
 		if r.state().Final() {
 			return r, nil
 		}
@@ -70,51 +88,43 @@ func (w *watcher) follow(ctx context.Context, id string) (recorded, error) {
 	}
 }
 
-// show tells what is new.
-func (w *watcher) show(r recorded) {
-	if r.vm != nil {
-		w.display(r.vm.Report.ID, "").Observe(r.vm.Report)
-		return
-	}
-	for _, vm := range r.job.Report.VMs {
-		name := named(vm.VM.Name, vm.VM.UUID)
-		for _, run := range r.runs {
-			if run.ID == vm.Run {
-				w.display(run.ID, name+": ").Observe(run)
-			}
-		}
-		if w.states == nil {
-			w.states = map[string]report.State{}
-		}
-		if vm.State == w.states[vm.VM.UUID] {
+// job tells which VMs of a job's run wait, and how those ended that have. Of the others their own runs tell.
+func (w *watcher) job(run report.JobRun) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, vm := range run.VMs {
+		before := w.states[vm.VM.UUID]
+		w.states[vm.VM.UUID] = vm.State
+		if vm.State == before || vm.State == report.StateRunning {
 			continue
 		}
-		w.states[vm.VM.UUID] = vm.State
 		cause := ""
 		if vm.Error != "" {
 			cause = ": " + vm.Error
 		}
-		_, _ = fmt.Fprintf(w.out, "%s: %s%s\n", name, vm.State, cause) // as with any progress, nowhere to say that this failed
+		// As with any progress, there is nowhere to say that this failed.
+		_, _ = fmt.Fprintf(w.out, "%s: %s%s\n", named(vm.VM.Name, vm.VM.UUID), vm.State, cause)
 	}
 }
 
-// display shows one VM run. Those of a job go on side by side: lines with the VM's name, no bars.
-func (w *watcher) display(run, prefix string) *progress.Display {
-	if w.shown == nil {
-		w.shown = map[string]*progress.Display{}
-	}
-	if w.shown[run] == nil {
-		out := w.out
-		if prefix != "" {
-			out = &prefixed{out, prefix}
-		}
-		w.shown[run] = progress.New(out)
-	}
-	return w.shown[run]
+// vmOfJob shows a VM run of a job. Several go on side by side: lines with the VM's name, no bars.
+func (w *watcher) vmOfJob(run report.Run) {
+	w.vm(run, &prefixed{w.out, named(run.VM.Name, run.VM.UUID) + ": "})
 }
 
-// close ends all displays.
+func (w *watcher) vm(run report.Run, out io.Writer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.shown[run.ID] == nil {
+		w.shown[run.ID] = progress.New(out)
+	}
+	w.shown[run.ID].Observe(run)
+}
+
+// close ends what is shown; then the terminal is free.
 func (w *watcher) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, d := range w.shown {
 		d.Close()
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/runner"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -62,9 +64,12 @@ func (a *app) open(ctx context.Context) (*state.Store, error) {
 // logoutTimeout bounds the end of a session with a pool that may not answer any more.
 const logoutTimeout = 3 * time.Second
 
-// session holds what a command works with: the state, and the pools it has logged in to.
+// session holds what a command works with: the state, and the pools it has logged in to. Its methods but Close may be called
+// concurrently.
 type session struct {
-	store   *state.Store
+	store *state.Store
+
+	mu      sync.Mutex
 	pools   map[string]*delegate.Pool // by uuid
 	clients []*xapi.Client
 }
@@ -94,6 +99,8 @@ func (s *session) pool(ctx context.Context, nameOrUUID string) (*delegate.Pool, 
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if p := s.pools[known.UUID]; p != nil {
 		return p, nil
 	}
@@ -115,6 +122,11 @@ func (s *session) pool(ctx context.Context, nameOrUUID string) (*delegate.Pool, 
 	p := &delegate.Pool{Name: known.Name, API: client, Store: s.store}
 	s.pools[known.UUID] = p
 	return p, nil
+}
+
+// runner carries out jobs with the session's pools.
+func (a *app) runner(s *session) *runner.Runner {
+	return &runner.Runner{Store: s.store, Connect: s.pool, Log: a.logger(a.stderr)}
 }
 
 // loginTimeout bounds the login to one of several pools, so that one that hangs does not keep the others waiting.
