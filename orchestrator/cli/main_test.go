@@ -73,7 +73,7 @@ func TestScripts(t *testing.T) {
 			"keys":   keys,
 			"image":  image,
 			"scribe": scribe,
-			"stop":   stop,
+			"halt":   halt,
 			"take":   take,
 			"xva":    writeXVA,
 		},
@@ -200,10 +200,10 @@ func writeXVA(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-// stop POOL ends a pool: it answers no more.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+// halt POOL ends a pool: it answers no more.
+func halt(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
-		ts.Fatalf("usage: stop POOL")
+		ts.Fatalf("usage: halt POOL")
 	}
 	pool, ok := ts.Value(args[0]).(*xapisim.Pool)
 	if !ok {
