@@ -107,7 +107,7 @@ func (d jobCheckDocument) write(w *strings.Builder) {
 		if vm.Plan != nil {
 			writePlan(w, *vm.Plan)
 		} else {
-			fmt.Fprintf(w, "VM %s of pool %s: nothing can be planned\n", vm.VM.Name, vm.VM.Pool)
+			fmt.Fprintf(w, "VM %s (%s) of pool %s: nothing can be planned\n", vm.VM.Name, vm.VM.UUID, vm.VM.Pool)
 		}
 		writeFindings(w, vm.Findings)
 		fmt.Fprintln(w)

@@ -224,7 +224,9 @@ func (r recorded) state() report.State {
 
 // abandoned is an error when nobody is at work any more on a run that has not ended.
 func (r recorded) abandoned() error {
-	owner, beat, mend := state.Owner{}, time.Time{}, ""
+	var owner state.Owner
+	var beat time.Time
+	var mend string
 	if r.job != nil {
 		owner, beat = r.job.Owner, r.job.Heartbeat
 		mend = fmt.Sprintf("'understudy job run %s' takes it up, 'understudy job cancel %[1]s' ends it", r.job.Report.JobName)

@@ -59,12 +59,13 @@ func newWatcher(out io.Writer) *watcher {
 	return &watcher{out: out, states: map[string]report.State{}, shown: map[string]*progress.Display{}}
 }
 
-// follow shows a run, from what is recorded of it, until it ends, and returns it as it ended.
+// follow shows a run, from what is recorded of it, until it ends, and returns it as it ended. Of one that has ended before there is
+// nothing to show.
 func (w *watcher) follow(ctx context.Context, store *state.Store, id string) (recorded, error) {
-	for {
+	for looks := 0; ; looks++ {
 		r, err := findRecorded(ctx, store, id)
-		if err != nil {
-			return recorded{}, err
+		if err != nil || looks == 0 && r.state().Final() {
+			return r, err
 		}
 		if r.job != nil {
 			for _, run := range r.runs {
