@@ -53,6 +53,9 @@ func usagef(format string, values ...any) error { return usageError{fmt.Errorf(f
 // errFindings says that findings have been printed.
 var errFindings = errors.New("there are findings")
 
+// errRunCancelled says that the run which a command waited for was cancelled, by whomever.
+var errRunCancelled = errors.New("cancelled")
+
 // exitCode maps the error of a command to the code that the process ends with.
 func exitCode(err error) int {
 	var (
@@ -77,7 +80,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &held), errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled):
 		return exitHeld
-	case errors.Is(err, context.Canceled), errors.Is(err, state.ErrCancelled):
+	case errors.Is(err, context.Canceled), errors.Is(err, state.ErrCancelled), errors.Is(err, errRunCancelled):
 		return exitCancelled
 	default:
 		return exitFailed

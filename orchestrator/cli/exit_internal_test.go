@@ -38,6 +38,7 @@ func TestExitCodes(t *testing.T) {
 		{errUntrusted, 6},
 		{context.Canceled, 130},
 		{state.ErrCancelled, 130},
+		{errRunCancelled, 130},
 	} {
 		err := c.err
 		if err != nil {

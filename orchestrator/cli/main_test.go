@@ -69,6 +69,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"await":  await,
 			"exits":  exits,
 			"keys":   keys,
 			"image":  image,
@@ -123,6 +124,20 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%s ends with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// await TEXT PROGRAM ARGS… runs a program again and again until its standard output holds a text.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await TEXT PROGRAM ARGS…")
+	}
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+	}
+	ts.Fatalf("%s never says %q", strings.Join(args[1:], " "), args[0])
 }
 
 // keys NAME… demands that standard output was one JSON object with exactly these members, or a list of such objects.

@@ -222,17 +222,25 @@ func (r recorded) state() report.State {
 	return r.vm.Report.State
 }
 
+// owner is the process that the run belongs to.
+func (r recorded) owner() state.Owner {
+	if r.job != nil {
+		return r.job.Owner
+	}
+	return r.vm.Owner
+}
+
 // abandoned is an error when nobody is at work any more on a run that has not ended.
 func (r recorded) abandoned() error {
-	var owner state.Owner
 	var beat time.Time
 	var mend string
 	if r.job != nil {
-		owner, beat = r.job.Owner, r.job.Heartbeat
+		beat = r.job.Heartbeat
 		mend = fmt.Sprintf("'understudy job run %s' takes it up, 'understudy job cancel %[1]s' ends it", r.job.Report.JobName)
 	} else {
-		owner, beat, mend = r.vm.Owner, r.vm.Heartbeat, "the next run of its VM takes it up, 'understudy gc' ends it"
+		beat, mend = r.vm.Heartbeat, "the next run of its VM takes it up, 'understudy gc' ends it"
 	}
+	owner := r.owner()
 	alive, err := owner.Alive()
 	if err != nil { // it is on another host: what it says of itself must do
 		alive = time.Since(beat) < state.LeaseTime
@@ -260,7 +268,7 @@ func runFailure(what string, end report.State, cause string) error {
 	case report.StateCommitted:
 		return nil
 	case report.StateCancelled:
-		return fmt.Errorf("%s: %w%s", what, context.Canceled, cause)
+		return fmt.Errorf("%s: %w%s", what, errRunCancelled, cause)
 	}
 	return fmt.Errorf("%s: %s%s", what, end, cause)
 }

@@ -43,7 +43,7 @@ func (a *app) runRetry() *cobra.Command {
 func (r recorded) again(ctx context.Context, store *state.Store) (of string, only []string, err error) {
 	switch {
 	case !r.state().Final():
-		return "", nil, fmt.Errorf("run %s has not ended: %w", r.id(), state.ErrBusy)
+		return "", nil, &state.BusyError{Run: r.id(), Owner: r.owner()}
 	case r.state() == report.StateCommitted:
 		return "", nil, usagef("run %s was committed: there is nothing to retry", r.id())
 	case r.job != nil:

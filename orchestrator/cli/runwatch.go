@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,7 +102,7 @@ func (w *watcher) job(run report.JobRun) {
 		}
 		cause := ""
 		if vm.Error != "" {
-			cause = ": " + vm.Error
+			cause = ": " + strings.ReplaceAll(vm.Error, "\n", "\n  ")
 		}
 		// As with any progress, there is nowhere to say that this failed.
 		_, _ = fmt.Fprintf(w.out, "%s: %s%s\n", named(vm.VM.Name, vm.VM.UUID), vm.State, cause)
