@@ -89,6 +89,7 @@ func (s *subject) planRestorePoint(installation string) {
 	subject := "replica of VM " + s.vm.NameLabel
 	switch {
 	case o == nil:
+	case o.Code == obstacleRoom && len(s.plan.Placement.Space) == 0: // what the replica itself takes could not be told
 	case s.request.RequireRestorePoint:
 		err := &RestorePointError{*o}
 		s.refused(err, o.Code, subject, o.Mend, "no restore point could be made, and one is required: %s", o.Cause)
