@@ -26,6 +26,10 @@
 //     long as no host of the target was rebooted since; else everything is read and compared.
 //   - The run after one that ended badly relies on what that one had noted, and reads what is in doubt; see unfinished.go. Without
 //     the wish to trust, or where anything speaks against it, everything is read and compared.
+//   - The replica VM follows its source's machine, interfaces and drives at every run, before the restore point is made, so that each
+//     restore point boots as it was; see setting. What protects it is put back each time.
+//   - The newest restore point stays as it is until another one is committed. Where none can be made the last one is kept.
+//   - A revert to a restore point that was interrupted is finished by whoever comes next; see revert.go.
 //   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
 //   - Every way round the cheapest path is an event of the report, with its cause.

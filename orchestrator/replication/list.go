@@ -118,6 +118,13 @@ func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 		info.Standing = StandingGone
 	default:
 		l.judge(&info, view, record, s)
+		interrupted, err := unfinishedRevert(ctx, l.store, record)
+		if err != nil {
+			return Info{}, err
+		}
+		if interrupted != nil && info.Standing == StandingStranger { // what stands there is what the revert made
+			info.Standing, info.Cause = StandingDirty, interrupted.Error()
+		}
 	}
 	return info, nil
 }

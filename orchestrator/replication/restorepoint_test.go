@@ -31,10 +31,10 @@ func (w *world) content(vm xapi.VM) string {
 		w.must(err)
 		bytes, err := os.ReadFile(w.simB.VDIPath(vdi.UUID))
 		w.must(err)
-		fmt.Fprintf(h, "%s %v %d ", vbd.UserDevice, vbd.Bootable, len(bytes))
+		h.Write(fmt.Appendf(nil, "%s %v %d ", vbd.UserDevice, vbd.Bootable, len(bytes)))
 		h.Write(bytes)
 	}
-	fmt.Fprint(h, vm.HVMBootParams, vm.NVRAM, vm.Platform, vm.MemoryStaticMax, vm.VCPUsMax, len(vm.VIFs))
+	h.Write(fmt.Append(nil, vm.HVMBootParams, vm.NVRAM, vm.Platform, vm.MemoryStaticMax, vm.VCPUsMax, len(vm.VIFs)))
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 // A revert is one call of the pool, VM.revert, which cannot be broken off, and what is put right around it:
@@ -106,6 +107,14 @@ func (e *Engine) findReversion(ctx context.Context, request RevertRequest) (*rev
 		return nil, err
 	}
 	target := *request.Target
+	interrupted, err := unfinishedRevert(ctx, e.Store, v.record)
+	if err == nil && interrupted != nil {
+		v.again = true
+		_, err = xapi.AwaitTasks(ctx, target.API, "Async.VM.revert") // the pool may still be at it
+	}
+	if err != nil {
+		return nil, err
+	}
 	if target.Inventory, err = inventory.Load(ctx, target.API); err != nil {
 		return nil, fmt.Errorf("pool %s: %w", target.Name, err)
 	}
@@ -113,11 +122,6 @@ func (e *Engine) findReversion(ctx context.Context, request RevertRequest) (*rev
 	if v.standby = findStandby(target.Inventory, v.record); v.standby == nil {
 		return nil, fmt.Errorf("replica %s has no VM in pool %s: %w", v.record.ID, target.Name, ErrNoRestorePoint)
 	}
-	interrupted, err := unfinishedRevert(ctx, e.Store, v.record)
-	if err != nil {
-		return nil, err
-	}
-	v.again = interrupted != nil
 	for _, check := range []func() error{func() error { return v.choose(request.Point) }, v.openPoint, v.checkHeld, v.checkAllowed, v.checkRoom} {
 		if err := check(); err != nil {
 			return nil, err

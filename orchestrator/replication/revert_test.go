@@ -84,6 +84,7 @@ func TestRevert(t *testing.T) {
 	}
 	w.tidy(2)
 
+	w.simB.Fault(xapisim.Rule{Method: "VM.revert", Count: 1, CutReply: true})
 	w.revert(newer.NameLabel)
 	w.isAt(newer, contents[newer.UUID])
 	w.revert(now.Disks[0].State.Generation.String()[:8])
