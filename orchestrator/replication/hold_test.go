@@ -66,12 +66,20 @@ func TestNoOverwrite(t *testing.T) {
 	w := newWorld(t, layout{sizes: []int64{4 * mib}})
 	w.request.OverwriteTarget = false
 	w.replicate()
-	snapshots := w.simA.Calls("Async.VM.snapshot")
-	if _, err := w.engine.Replicate(t.Context(), w.request); !errors.Is(err, replication.ErrReplicaExists) {
-		t.Errorf("a replica that is not to be overwritten gave %v", err)
+	before, record := []map[string]int{w.simA.AllCalls(), w.simB.AllCalls()}, w.record()
+	if run, err := w.engine.Replicate(t.Context(), w.request); !errors.Is(err, replication.ErrReplicaExists) || run.ID != "" {
+		t.Errorf("a replica that is not to be overwritten gave run %q, %v", run.ID, err)
 	}
-	if w.simA.Calls("Async.VM.snapshot") != snapshots {
-		t.Error("the source was snapshotted")
+	for i, sim := range []*xapisim.Pool{w.simA, w.simB} {
+		for method, calls := range sim.AllCalls() {
+			read := strings.Contains(method, ".get_") || strings.HasPrefix(method, "event.") || strings.Contains(method, ".compute_") || strings.HasPrefix(method, "session.") || method == "connection"
+			if calls != before[i][method] && !read {
+				t.Errorf("%s was called", method)
+			}
+		}
+	}
+	if now := w.record(); now.Disks[0] != record.Disks[0] || !now.LastCommit.Equal(record.LastCommit) {
+		t.Errorf("the record changed: %+v", now)
 	}
 }
 
