@@ -34,6 +34,8 @@ type API interface {
 	Events(ctx context.Context, classes []string, token string, timeout time.Duration) (EventBatch, error)
 	// Import uploads an XVA; see Client.Import.
 	Import(ctx context.Context, o ImportOptions) ([]Ref, error)
+	// ExportDisk reads a disk; see Client.ExportDisk.
+	ExportDisk(ctx context.Context, o DiskExport, read func(io.Reader) error) error
 }
 
 // Client is a session with a pool's coordinator. It is safe for concurrent use. Its goroutines end with the calls that they

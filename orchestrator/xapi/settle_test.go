@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,10 @@ func (s stub) Run(_ context.Context, method string, _ *string, args ...any) erro
 
 func (s stub) Import(context.Context, xapi.ImportOptions) ([]xapi.Ref, error) {
 	return nil, errors.New("no imports here")
+}
+
+func (s stub) ExportDisk(context.Context, xapi.DiskExport, func(io.Reader) error) error {
+	return errors.New("no exports here")
 }
 
 func (s stub) Events(context.Context, []string, string, time.Duration) (xapi.EventBatch, error) {
