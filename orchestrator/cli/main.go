@@ -86,7 +86,8 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		group("pool", "The pools that understudy works with", a.poolAdd(), a.poolList(), a.poolCheck(), a.poolRemove()),
 		group("delegate", "The appliance VMs that read and write disks", a.delegateDeploy(), a.delegateTest(), a.delegateList()),
-		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaVerify(), a.replicaPoints(), a.replicaRevert()),
+		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaShow(), a.replicaVerify(),
+			a.replicaTrust(), a.replicaDistrust(), a.replicaResync(), a.replicaDetach(), a.replicaPoints(), a.replicaRevert()),
 		group("job", "Standing orders to keep replicas of VMs", a.jobCreate(), a.jobEdit(), a.jobShow(), a.jobList(), a.jobCheck(), a.jobRun(),
 			a.jobCancel(), a.jobDelete(), a.jobEnable("enable", true), a.jobEnable("disable", false)),
 		group("run", "Executions of jobs, and of single commands", a.runList(), a.runShow(), a.runWatch(), a.runRetry(), a.runCancel()),

@@ -55,6 +55,17 @@ func SetState(ctx context.Context, api xapi.API, class string, ref xapi.Ref, sta
 	return setKey(ctx, api, class, ref, keyState, state.String())
 }
 
+// Remove takes a marker off an object, which is nobody's of ours then, and leaves other keys alone. It may be repeated. Cut short it
+// leaves a marker that is malformed: never one that is ours.
+func Remove(ctx context.Context, api xapi.API, class string, ref xapi.Ref) error {
+	for _, key := range []string{keySelf, keyState, keyInstallation, keyRun, keySource, keyDisk, keyKind} {
+		if err := setKey(ctx, api, class, ref, key, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // setKey sets one key, or removes it when value is empty.
 func setKey(ctx context.Context, api xapi.API, class string, ref xapi.Ref, key, value string) error {
 	var err error

@@ -13,5 +13,7 @@
 //
 // Trust is a ladder. A cached manifest stands for the replica's content only when every rung holds: the markers and the state
 // database agree, the replica has not run, its disks are the same and nobody else held them. A rung that fails costs a scan
-// of the replica. Signs that somebody used the replica cost more: it has diverged, and nothing is written to it.
+// of the replica. Signs that somebody used the replica cost more: it has diverged, and nothing is written to it. One of them is
+// found by a look at the storage alone, which costs time and comes when the run begins: data in the active disk over the last
+// restore point.
 package replica

@@ -42,13 +42,15 @@ const (
 	KindReplicaDisk      Kind = "replica-disk"
 	KindRestorePoint     Kind = "restore-point"
 	KindRestorePointDisk Kind = "restore-point-disk"
+	KindDiverged         Kind = "diverged" // a snapshot of a replica as somebody left it, before it is overwritten; never removed by itself
+	KindDivergedDisk     Kind = "diverged-disk"
 )
 
 // Valid reports whether k is one of the kinds above.
 func (k Kind) Valid() bool {
 	return slices.Contains([]Kind{
 		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone, KindSeed,
-		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk,
+		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk, KindDiverged, KindDivergedDisk,
 	}, k)
 }
 

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -42,14 +43,21 @@ func BlockedOperations(state manifest.State) map[string]string {
 	return blocked
 }
 
+// OthersBlocked gives those of a VM's blocked operations that are not ours.
+func OthersBlocked(current map[string]string) map[string]string {
+	others := map[string]string{}
+	for operation, reason := range current {
+		if !strings.HasPrefix(reason, ourReason) {
+			others[operation] = reason
+		}
+	}
+	return others
+}
+
 // MergeBlocked gives the blocked_operations to set on a replica VM that has current ones now: ours for its state, and those
 // that somebody else added, which stand where both would.
 func MergeBlocked(current map[string]string, state manifest.State) map[string]string {
 	merged := BlockedOperations(state)
-	for operation, reason := range current {
-		if !strings.HasPrefix(reason, ourReason) {
-			merged[operation] = reason
-		}
-	}
+	maps.Copy(merged, OthersBlocked(current))
 	return merged
 }

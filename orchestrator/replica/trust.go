@@ -13,7 +13,8 @@ import (
 type Rung string
 
 // The rungs, in the order in which they are climbed. While one of the first three does not hold, nothing is written; from
-// RungOption on, a rung that fails costs a scan.
+// RungOption on, a rung that fails costs a scan. RungEmptyLeaf is both, and stands in the ladder twice: data that nobody of ours
+// wrote is a sign of use, like those of the rungs above; where it cannot be tested, last of all, that costs a scan.
 const (
 	RungOwnership   Rung = "ownership"    // the replica VM and its disks bear our markers, with their own uuids, of this pair
 	RungPower       Rung = "power"        // the replica is halted and has not been started since the last commit
@@ -26,7 +27,7 @@ const (
 	RungKey         Rung = "key"          // the manifests are under the domain's key
 	RungDisks       Rung = "disks"        // same sizes, of the manifests too
 	RungForeign     Rung = "foreign"      // no VBD and no snapshot of somebody else
-	RungEmptyLeaf   Rung = "empty-leaf"   // the active disk holds nothing over the last restore point; not tested yet
+	RungEmptyLeaf   Rung = "empty-leaf"   // the active disk holds nothing over the last restore point, or only what a journal tells of
 )
 
 // Evidence is all that speaks for and against the content of an existing replica. It is gathered from one consistent view of
@@ -40,6 +41,17 @@ type Evidence struct {
 	Disks []DiskEvidence
 	// Unfinished is about the run that the state database says the disks are dirty by; nil: they are not, or it is not known.
 	Unfinished *UnfinishedEvidence
+	// Distrusted: an administrator said so, until he says otherwise.
+	Distrusted bool
+	// Leaves are what was found of the disks' leaves, one for each disk; nil: nobody has looked yet.
+	Leaves []LeafEvidence
+}
+
+// LeafEvidence is what a disk holds over the last restore point, and who wrote it.
+type LeafEvidence struct {
+	Disk    string // userdevice
+	Foreign string // what neither a commit nor a journal accounts for; empty: nothing was found
+	Against string // why it could not be tested whether there is any; empty: it was
 }
 
 // UnfinishedEvidence is about a run that wrote to the replica and ended without a commit. Its journal tells what it left behind.
@@ -59,6 +71,8 @@ type VMEvidence struct {
 	PowerState xapi.VMPowerState // as in the XenAPI
 	StartTime  time.Time         // VM_metrics.start_time, by the pool's clock; zero when it never ran
 	LastCommit time.Time         // of the state database, by the coordinator's clock; zero before the first
+	// AcceptedStart is the start after which an administrator chose to have the replica overwritten; zero: he did not.
+	AcceptedStart time.Time
 	// ForeignSnapshots are the uuids of snapshots of the replica VM that are not ours.
 	ForeignSnapshots []string
 }
@@ -95,7 +109,7 @@ type Decision struct {
 	Cause string      // in a sentence
 	// Unfinished: trusted for what the last run, which did not commit, noted of it.
 	Unfinished bool
-	Untested   Rung // trusted: a rung that could not be tested
+	Untested   Rung // a rung that was not tested: of what is trusted so far, because that comes last; else because it cannot be
 	// Writable: the replica may be written. When it is not, the run fails and Cause says why.
 	Writable bool
 	// Diverged: somebody used the replica. Its job is held until an administrator has decided.
@@ -105,15 +119,14 @@ type Decision struct {
 // Trust climbs the ladder and stops at the first rung that fails. It is trusted only when all of them hold.
 func Trust(e Evidence) Decision {
 	for _, step := range ladder {
-		cause := step.test(e)
-		if cause == "" {
-			continue
+		if cause := step.test(e); cause != "" {
+			return step.failed(cause)
 		}
-		return failed(step.rung, cause)
 	}
-	d := Decision{
-		Mode: report.Trusted, Rung: ladder[len(ladder)-1].rung, Untested: RungEmptyLeaf, Writable: true,
-		Cause: "every rung that can be tested holds; not tested: " + string(RungEmptyLeaf),
+	d := Decision{Mode: report.Trusted, Rung: RungEmptyLeaf, Writable: true, Cause: "every rung holds"}
+	if e.Leaves == nil {
+		d.Rung, d.Untested = RungForeign, RungEmptyLeaf
+		d.Cause = "every rung holds that can be tested before the run; to be tested in it: " + string(RungEmptyLeaf)
 	}
 	if e.Disks[0].RecordedState.Dirty {
 		d.Unfinished, d.Cause = true, "the last run did not commit, and its journal tells what it left behind; "+d.Cause
@@ -125,35 +138,64 @@ func Trust(e Evidence) Decision {
 // PowerState, StartTime and LastCommit. Where it does not hold, the decision is that of Trust, and ok is false.
 func Unused(vm VMEvidence) (d Decision, ok bool) {
 	if cause := testPower(Evidence{VM: vm}); cause != "" {
-		return failed(RungPower, cause), false
+		return step{rung: RungPower, means: diverged}.failed(cause), false
 	}
 	return Decision{}, true
 }
 
-// failed is the decision where a rung does not hold.
-func failed(rung Rung, cause string) Decision {
-	diverged := rung == RungPower || rung == RungWriters
-	return Decision{
-		Mode: report.Untrusted, Rung: rung, Cause: cause, Writable: rung != RungOwnership && !diverged, Diverged: diverged,
-	}
+// step is a rung with its test, which gives the cause of its failure, or "".
+type step struct {
+	rung  Rung
+	means meaning
+	test  func(Evidence) string
 }
 
-// ladder lists the rungs with their tests; a test gives the cause of its failure, or "".
-var ladder = []struct {
-	rung Rung
-	test func(Evidence) string
-}{
-	{RungOwnership, testOwnership},
-	{RungPower, testPower},
-	{RungWriters, testWriters},
-	{RungOption, testOption},
-	{RungDirection, testDirection},
-	{RungDatabase, testDatabase},
-	{RungVMMarker, testVMMarker},
-	{RungDiskMarkers, testDiskMarkers},
-	{RungKey, testKey},
-	{RungDisks, testDisks},
-	{RungForeign, testForeign},
+// meaning is what it comes to when a rung does not hold.
+type meaning int
+
+const (
+	stranger meaning = iota // not written: not known to be ours
+	diverged                // not written: somebody used it
+	scanned
+	untested // scanned, since it is not known
+)
+
+// failed is the decision where a rung does not hold.
+func (s step) failed(cause string) Decision {
+	d := Decision{Mode: report.Untrusted, Rung: s.rung, Cause: cause, Writable: s.means >= scanned, Diverged: s.means == diverged}
+	if s.means == untested {
+		d.Untested = s.rung
+	}
+	return d
+}
+
+var ladder = []step{
+	{RungOwnership, stranger, testOwnership},
+	{RungPower, diverged, testPower},
+	{RungWriters, diverged, testWriters},
+	{RungEmptyLeaf, diverged, testLeaves},
+	{RungOption, scanned, testOption},
+	{RungDirection, scanned, testDirection},
+	{RungDatabase, scanned, testDatabase},
+	{RungVMMarker, scanned, testVMMarker},
+	{RungDiskMarkers, scanned, testDiskMarkers},
+	{RungKey, scanned, testKey},
+	{RungDisks, scanned, testDisks},
+	{RungForeign, scanned, testForeign},
+	{RungEmptyLeaf, untested, testLeavesTested},
+}
+
+// Consistent reports whether the rungs hold that say which content the disks should have: then what is found in a leaf can be
+// accounted for, or speaks of somebody else. Where they do not, nothing is known of it, and the leaves are not worth a look.
+func Consistent(e Evidence) bool {
+	for _, test := range []func(Evidence) string{
+		testOwnership, testPower, testWriters, testDatabase, testVMMarker, testDiskMarkers, testDisks,
+	} {
+		if test(e) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 func testOwnership(e Evidence) string {
@@ -196,7 +238,7 @@ func testPower(e Evidence) string {
 		return fmt.Sprintf("the replica is %s: somebody started it", e.VM.PowerState)
 	}
 	// Both times have a resolution of a second: a start in the second of the commit counts.
-	if started := e.VM.StartTime; !started.IsZero() && !started.Before(e.VM.LastCommit.Add(-clockDifference)) {
+	if started := e.VM.StartTime; started.After(e.VM.AcceptedStart) && !started.Before(e.VM.LastCommit.Add(-clockDifference)) {
 		return fmt.Sprintf("the replica was started at %s, after its last commit at %s or, by the clock of another host, within %s before it",
 			stamp(started), stamp(e.VM.LastCommit), clockDifference)
 	}
@@ -221,7 +263,28 @@ func testWriters(e Evidence) string {
 	return ""
 }
 
+func testLeaves(e Evidence) string {
+	for _, l := range e.Leaves {
+		if l.Foreign != "" {
+			return fmt.Sprintf("disk %s was written by somebody else: %s", l.Disk, l.Foreign)
+		}
+	}
+	return ""
+}
+
+func testLeavesTested(e Evidence) string {
+	for _, l := range e.Leaves {
+		if l.Against != "" {
+			return fmt.Sprintf("it cannot be tested whether disk %s was written since the last restore point: %s", l.Disk, l.Against)
+		}
+	}
+	return ""
+}
+
 func testOption(e Evidence) string {
+	if e.Distrusted {
+		return "an administrator distrusts the replica: 'understudy replica trust' takes that back"
+	}
 	if e.Option != report.TrustDestination {
 		return "trust was not asked for"
 	}

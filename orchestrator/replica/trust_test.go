@@ -38,21 +38,34 @@ func sound() replica.Evidence {
 			Ownership: replica.Ours, Marker: replica.Marker{Kind: replica.KindReplica, State: clean, Source: "source"}, Source: "source",
 			PowerState: "Halted", StartTime: commitTime.Add(-time.Hour), LastCommit: commitTime,
 		},
-		Disks: []replica.DiskEvidence{disk("0"), disk("1")},
+		Disks:  []replica.DiskEvidence{disk("0"), disk("1")},
+		Leaves: []replica.LeafEvidence{{Disk: "0"}, {Disk: "1"}},
 	}
 }
 
 func TestTrustWhenAllHolds(t *testing.T) {
-	want := replica.Decision{
-		Mode: report.Trusted, Rung: replica.RungForeign, Untested: replica.RungEmptyLeaf, Writable: true,
-		Cause: "every rung that can be tested holds; not tested: empty-leaf",
-	}
-	never := sound()
+	want := replica.Decision{Mode: report.Trusted, Rung: replica.RungEmptyLeaf, Writable: true, Cause: "every rung holds"}
+	never, accepted := sound(), sound()
 	never.VM.StartTime = time.Time{}
-	for name, e := range map[string]replica.Evidence{"started before the commit": sound(), "never started": never} {
+	accepted.VM.StartTime = commitTime.Add(time.Second)
+	accepted.VM.AcceptedStart = accepted.VM.StartTime
+	for name, e := range map[string]replica.Evidence{"started before the commit": sound(), "never started": never, "a start that was accepted": accepted} {
+		if !replica.Consistent(e) {
+			t.Errorf("%s: not consistent", name)
+		}
 		if diff := cmp.Diff(want, replica.Trust(e)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// Before the run nobody looks at the leaves.
+func TestTrustBeforeTheLeavesAreTested(t *testing.T) {
+	e := sound()
+	e.Leaves = nil
+	d := replica.Trust(e)
+	if d.Mode != report.Trusted || !d.Writable || d.Rung != replica.RungForeign || d.Untested != replica.RungEmptyLeaf || !strings.Contains(d.Cause, "empty-leaf") {
+		t.Errorf("decided %+v", d)
 	}
 }
 
@@ -84,6 +97,16 @@ type spoiled struct {
 
 // Each case spoils sound evidence in one way.
 var spoiledEvidence = map[string]spoiled{
+	"written": {func(e *replica.Evidence) { e.Leaves[1].Foreign = "a block" }, replica.RungEmptyLeaf, "disk 1 was written"},
+	"written, and not to be trusted": {func(e *replica.Evidence) {
+		e.Leaves[0].Foreign, e.Option = "a block", report.TrustVerify
+	}, replica.RungEmptyLeaf, "disk 0 was written"},
+	"untested":   {func(e *replica.Evidence) { e.Leaves[1].Against = "the SR is raw" }, replica.RungEmptyLeaf, "the SR is raw"},
+	"distrusted": {func(e *replica.Evidence) { e.Distrusted = true }, replica.RungOption, "an administrator"},
+	"started after a start that was accepted": {func(e *replica.Evidence) {
+		e.VM.AcceptedStart, e.VM.StartTime = commitTime.Add(time.Minute), commitTime.Add(2*time.Minute)
+	}, replica.RungPower, "2026-03-01T22:02:00Z"},
+
 	"VM without marker":   {func(e *replica.Evidence) { e.VM.Ownership = replica.None }, replica.RungOwnership, "the replica VM bears no marker"},
 	"VM is a copy":        {func(e *replica.Evidence) { e.VM.Ownership = replica.Stranger }, replica.RungOwnership, "a copy"},
 	"VM marker malformed": {func(e *replica.Evidence) { e.VM.Ownership = replica.Malformed }, replica.RungOwnership, "cannot be read"},
@@ -154,9 +177,13 @@ func TestEveryRungFails(t *testing.T) {
 		e := sound()
 		c.spoil(&e)
 		d := replica.Trust(e)
-		diverged := c.rung == replica.RungPower || c.rung == replica.RungWriters
+		untested := name == "untested"
+		diverged := c.rung == replica.RungPower || c.rung == replica.RungWriters || c.rung == replica.RungEmptyLeaf && !untested
 		want := replica.Decision{
 			Mode: report.Untrusted, Rung: c.rung, Cause: d.Cause, Diverged: diverged, Writable: !diverged && c.rung != replica.RungOwnership,
+		}
+		if untested {
+			want.Untested = c.rung
 		}
 		if diff := cmp.Diff(want, d); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -193,7 +220,7 @@ func TestSpoiledEvidenceIsNeverTrusted(t *testing.T) {
 		}
 		used := e.VM.PowerState != "Halted" || e.VM.StartTime.After(e.VM.LastCommit.Add(-time.Hour))
 		d := replica.Trust(e)
-		if d.Mode != report.Untrusted || d.Cause == "" || d.Untested != "" {
+		if d.Mode != report.Untrusted || d.Cause == "" || d.Untested != "" && d.Rung != replica.RungEmptyLeaf {
 			rt.Errorf("trusted: %+v", d)
 		}
 		if !ours && d.Writable {

@@ -79,28 +79,39 @@ func (r *run) judgeAgain(ctx context.Context, g gatherer) error {
 	if err != nil {
 		return err
 	}
+	if r.leaves != nil {
+		evidence.Leaves = r.leaves
+	}
 	decision := replica.Trust(evidence)
 	if !decision.Writable {
 		return r.held(r.standbyUUID, decision)
 	}
-	if decision.Mode == report.Trusted || r.resumed {
+	if r.resumed {
 		return nil // a run that goes on is dirty by itself: what it takes the disks for is what it knew when it began
 	}
 	for _, d := range r.disks {
 		if d.plan.Baseline == BaselineManifest {
-			d.distrust(decision)
+			d.decide(decision)
 		}
 	}
 	return nil
 }
 
-// distrust has a disk scanned that was to be trusted.
-func (d *diskRun) distrust(decision replica.Decision) {
-	d.plan.Baseline, d.plan.Rung, d.plan.Cause, d.plan.Untested = BaselineScan, string(decision.Rung), decision.Cause, ""
+// decide has a disk that was to be trusted trusted or scanned, now that all is known.
+func (d *diskRun) decide(decision replica.Decision) {
+	d.plan.Rung, d.plan.Cause, d.plan.Untested = string(decision.Rung), decision.Cause, string(decision.Untested)
+	switch {
+	case decision.Mode == report.Trusted:
+	case decision.Untested != "":
+		d.plan.Baseline = BaselineScan
+		d.report.event("trust-untested", "disk %s was to be trusted and is scanned: %s", d.plan.Disk, decision.Cause)
+	default:
+		d.plan.Baseline = BaselineScan
+		d.report.event("trust-lost", "disk %s was to be trusted and is scanned, something changed while the run began: %s", d.plan.Disk, decision.Cause)
+	}
 	d.report.disk(d.plan.Disk, func(disk *report.Disk) {
-		disk.Mode, disk.Rung, disk.Cause, disk.Untested = d.plan.mode(), d.plan.Rung, d.plan.Cause, ""
+		disk.Mode, disk.Rung, disk.Cause, disk.Untested = d.plan.mode(), d.plan.Rung, d.plan.Cause, d.plan.Untested
 	})
-	d.report.event("trust-lost", "disk %s was to be trusted and is scanned, something changed while the run began: %s", d.plan.Disk, decision.Cause)
 }
 
 // checkUnused makes sure that nobody started the replica since a time by its pool's clock.
@@ -109,7 +120,7 @@ func (r *run) checkUnused(ctx context.Context, since time.Time) error {
 	if err != nil {
 		return err
 	}
-	evidence := replica.VMEvidence{PowerState: vm.PowerState, LastCommit: since}
+	evidence := replica.VMEvidence{PowerState: vm.PowerState, LastCommit: since, AcceptedStart: r.record.AcceptedStart}
 	if !vm.Metrics.IsNull() {
 		metrics, err := xapi.GetRecord[xapi.VMMetrics](ctx, r.target.API, "VM_metrics", vm.Metrics)
 		if err != nil {

@@ -106,7 +106,6 @@ func TestTrustLostWhileTheRunBegan(t *testing.T) {
 	w.replicate()
 	w.request.Trust = true
 	w.interrupt("VDI.get_virtual_size", nil, func() {
-		w.write(w.replicaPath(0), 5*mib, []byte("somebody was here"))
 		disk, err := xapi.GetByUUID(t.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
 		w.must(err)
 		w.must(xapi.SetOtherConfigKey(t.Context(), w.b.API, "VDI", disk, "understudy:state", "clean:00112233445566778899aabbccddeeff"))

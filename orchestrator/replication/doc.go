@@ -31,6 +31,8 @@
 //   - The newest restore point stays as it is until another one is committed. Where none can be made the last one is kept.
 //   - A revert to a restore point that was interrupted is finished by whoever comes next; see revert.go.
 //   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
-//   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError.
+//   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError. Before its disks are plugged they
+//     are compared with the last restore point in the pool's own storage (leaf.go), so that writes past every marker are found.
+//     An administrator ends the hold: Engine.Resync, Engine.Detach.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication

@@ -11,6 +11,8 @@ var (
 	ErrReplicaExists = errors.New("the replica exists and is not to be overwritten: allow it, or choose another SR")
 	// ErrNoRestorePoint says that a replica has nothing that could be verified.
 	ErrNoRestorePoint = errors.New("the replica has no restore point with a manifest: replicate it once")
+	// ErrNotDiverged says that there is nothing to resync.
+	ErrNotDiverged = errors.New("the replica has not diverged: its job runs as it is")
 	// ErrMismatch says that what the two ends of a transfer found, or what was composed of it, does not agree.
 	ErrMismatch = errors.New("the ends of the transfer do not agree")
 	// errSuspect says that a task found something that cannot be so.
@@ -32,16 +34,25 @@ func (e *HeldError) Error() string { return e.what() + "; " + e.mend() }
 
 func (e *HeldError) what() string {
 	if e.Diverged {
-		return fmt.Sprintf("the replica (VM %s) is held, it has diverged: %s", e.VM, e.Cause)
+		return fmt.Sprintf("the replica (VM %s) is held, it has diverged (%s): %s", e.VM, e.Rung, e.Cause)
 	}
-	return fmt.Sprintf("the replica (VM %s) is held: %s", e.VM, e.Cause)
+	return fmt.Sprintf("the replica (VM %s) is held (%s): %s", e.VM, e.Rung, e.Cause)
 }
 
 func (e *HeldError) mend() string {
 	if e.Diverged {
-		return "keep it under another name as a VM of its own, or delete it with its disks to have a new replica made"
+		return fmt.Sprintf("choose which copy counts: 'understudy replica resync %[1]s' keeps its present state as a snapshot and has the next "+
+			"run overwrite it, 'understudy replica detach %[1]s' leaves it as a VM of its own", e.named())
 	}
-	return "remove what stands in its place, or delete the replica VM to have a new one made"
+	return fmt.Sprintf("remove what stands in its place, or have it forgotten with 'understudy replica detach %s' and a new one made", e.named())
+}
+
+// named is how commands name the replica.
+func (e *HeldError) named() string {
+	if e.Replica == "" { // the state database does not know it
+		return e.VM
+	}
+	return e.Replica
 }
 
 // withCause adds why the context ended to an error that came of it.

@@ -77,6 +77,11 @@ func (g gatherer) evidence(disks map[string]inventory.Disk) replica.Evidence {
 	for _, name := range sortedDisks(disks) {
 		e.Disks = append(e.Disks, g.disk(name, disks[name]))
 	}
+	for _, d := range g.record.Disks {
+		if d.ForeignWrites != "" { // an earlier run has found it
+			e.Leaves = append(e.Leaves, replica.LeafEvidence{Disk: d.Disk, Foreign: d.ForeignWrites})
+		}
+	}
 	return e
 }
 
@@ -85,10 +90,11 @@ func (g gatherer) vm() replica.VMEvidence {
 	e := replica.VMEvidence{
 		Source: g.record.SourceVM, PowerState: vm.PowerState,
 		StartTime: g.pool.VMMetrics[vm.Metrics].StartTime.Time, LastCommit: g.record.LastCommit,
+		AcceptedStart: g.record.AcceptedStart,
 	}
 	e.Marker, e.Ownership, _ = replica.Read(g.installation, vm.UUID, vm.OtherConfig) // Malformed says enough
 	for _, snapshot := range g.pool.VMs {
-		if snapshot.IsASnapshot && snapshot.SnapshotOf == vm.Ref && !g.is(snapshot.UUID, snapshot.OtherConfig, replica.KindRestorePoint) {
+		if snapshot.IsASnapshot && snapshot.SnapshotOf == vm.Ref && !g.is(snapshot.UUID, snapshot.OtherConfig, replica.KindRestorePoint, replica.KindDiverged) {
 			e.ForeignSnapshots = append(e.ForeignSnapshots, snapshot.UUID)
 		}
 	}
@@ -106,7 +112,7 @@ func (g gatherer) disk(name string, disk inventory.Disk) replica.DiskEvidence {
 	e.Marker, e.Ownership, _ = replica.Read(g.installation, disk.VDI.UUID, disk.VDI.OtherConfig)
 	e.ForeignVBDs = g.foreignVBDs(disk.VDIRef)
 	for _, vdi := range g.pool.VDIs {
-		if vdi.IsASnapshot && vdi.SnapshotOf == disk.VDIRef && !g.is(vdi.UUID, vdi.OtherConfig, replica.KindRestorePointDisk) {
+		if vdi.IsASnapshot && vdi.SnapshotOf == disk.VDIRef && !g.is(vdi.UUID, vdi.OtherConfig, replica.KindRestorePointDisk, replica.KindDivergedDisk) {
 			e.ForeignSnapshots = append(e.ForeignSnapshots, vdi.UUID)
 		}
 	}
@@ -130,9 +136,9 @@ func (g gatherer) foreignVBDs(vdi xapi.Ref) []replica.ForeignVBD {
 	return foreign
 }
 
-func (g gatherer) is(uuid string, otherConfig map[string]string, kind replica.Kind) bool {
+func (g gatherer) is(uuid string, otherConfig map[string]string, kinds ...replica.Kind) bool {
 	marker, owner, _ := replica.Read(g.installation, uuid, otherConfig)
-	return owner == replica.Ours && marker.Kind == kind
+	return owner == replica.Ours && slices.Contains(kinds, marker.Kind)
 }
 
 // evidenceOf is the evidence for what the request wants to do with the disks of its replica.
@@ -143,6 +149,7 @@ func (s *subject) evidenceOf(ctx context.Context, store *state.Store, g gatherer
 	}
 	e := g.evidence(disks)
 	e.Option, e.Direction, e.KeyID = s.request.trust(), s.request.Direction, store.Installation().DigestKey.ID()
+	e.Distrusted = s.record.Trust == state.TrustNever
 	if e.Unfinished, err = s.unfinished(ctx, store); err != nil {
 		return replica.Evidence{}, err
 	}

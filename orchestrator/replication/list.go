@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/manifest"
@@ -36,7 +37,9 @@ type Info struct {
 	SR            string              `json:"sr"`      // uuid
 	SRName        string              `json:"sr_name"` // empty when its pool was not asked
 	Standing      Standing            `json:"standing"`
+	Rung          replica.Rung        `json:"rung,omitempty"`       // of trust, that does not hold
 	Cause         string              `json:"cause,omitempty"`      // of a standing that is not clean
+	Trust         state.TrustOverride `json:"trust,omitempty"`      // an administrator's word; empty: as each run is asked
 	Generation    manifest.Generation `json:"generation,omitzero"`  // of the last commit
 	LastCommit    time.Time           `json:"last_commit,omitzero"` // by the target pool's clock
 	RestorePoints int                 `json:"restore_points"`
@@ -92,7 +95,7 @@ type lister struct {
 
 func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 	info := Info{
-		ID: record.ID, SR: record.TargetSR, LastCommit: record.LastCommit, Disks: len(record.Disks),
+		ID: record.ID, SR: record.TargetSR, LastCommit: record.LastCommit, Disks: len(record.Disks), Trust: record.Trust,
 		VM:      l.vm(record.SourcePool, record.SourceVM),
 		Replica: l.vm(record.TargetPool, record.TargetVM),
 	}
@@ -149,28 +152,37 @@ func (l lister) judge(info *Info, view *inventory.Pool, record state.Replica, s 
 	}
 	installation := l.store.Installation().UUID
 	info.RestorePoints = len(restorePointsOf(installation, view.VMs, s.vm.Ref))
-	disks := map[string]inventory.Disk{}
-	for _, d := range record.Disks {
-		if disk, ok := s.disks[d.Disk]; ok {
-			disks[d.Disk] = disk
-		}
-	}
-	e := gatherer{pool: view, installation: installation, record: record, standby: s}.evidence(disks)
-	e.Option, e.Direction = report.TrustDestination, report.Push // as if a run were to trust it
-	d := replica.Trust(e)
-	switch d.Rung {
-	case replica.RungOwnership:
-		info.Standing = StandingStranger
-	case replica.RungPower, replica.RungWriters:
+	d := gatherer{pool: view, installation: installation, record: record, standby: s}.judged()
+	info.Rung, info.Cause = d.Rung, d.Cause
+	switch {
+	case d.Diverged:
 		info.Standing = StandingDiverged
-	case replica.RungDatabase, replica.RungVMMarker, replica.RungDiskMarkers:
+	case !d.Writable:
+		info.Standing = StandingStranger
+	case slices.Contains([]replica.Rung{replica.RungDatabase, replica.RungVMMarker, replica.RungDiskMarkers}, d.Rung):
 		info.Standing = StandingDirty
 		if record.LastCommit.IsZero() {
 			info.Standing = StandingEmpty
 		}
 	default:
-		info.Standing = StandingClean
-		return
+		info.Standing, info.Rung, info.Cause = StandingClean, "", ""
 	}
-	info.Cause = d.Cause
+}
+
+// judged is what trust comes to without a look at the storage, as if a run were to trust the replica.
+func (g gatherer) judged() replica.Decision {
+	e := g.evidence(g.recorded())
+	e.Option, e.Direction = report.TrustDestination, report.Push
+	return replica.Trust(e)
+}
+
+// recorded are the replica's disks, as it has them, that the state database knows.
+func (g gatherer) recorded() map[string]inventory.Disk {
+	disks := map[string]inventory.Disk{}
+	for _, d := range g.record.Disks {
+		if disk, ok := g.standby.disks[d.Disk]; ok {
+			disks[d.Disk] = disk
+		}
+	}
+	return disks
 }

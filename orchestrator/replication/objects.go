@@ -71,6 +71,7 @@ func create(ctx context.Context, s *saga.Saga, c creation) (xapi.Ref, state.Obje
 var creators = map[replica.Kind]string{
 	replica.KindSnapshot:     "Async.VM.snapshot",
 	replica.KindRestorePoint: "Async.VM.snapshot",
+	replica.KindDiverged:     "Async.VM.snapshot",
 	replica.KindClone:        "Async.VDI.clone",
 	replica.KindSeed:         "Async.VDI.clone",
 	replica.KindReplicaDisk:  "Async.VDI.create",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 // TestReadBack: each run reads another sample back. A target that does not return what was written fails the run, which names the
@@ -24,7 +25,7 @@ func TestReadBack(t *testing.T) {
 	if n := w.record().Samples; n != 2 {
 		t.Errorf("%d samples are recorded, want 2", n)
 	}
-	w.write(w.replicaPath(0), 9*mib, []byte("rot")) // extent 2, the next sample
+	w.decay(9 * mib) // extent 2, the next sample
 	_, err := w.engine.Replicate(t.Context(), w.request)
 	w.damaged(err, 1)
 	w.tidy(2)
@@ -40,7 +41,7 @@ func TestReadBack(t *testing.T) {
 	}
 
 	w.request.ReadBack = replication.ReadBackNone
-	w.write(w.replicaPath(0), 9*mib, []byte("rot"))
+	w.decay(9 * mib)
 	if run := w.replicate(); run.Disks[0].Verified != 0 {
 		t.Errorf("%d bytes were read back, none were wanted", run.Disks[0].Verified)
 	}
@@ -50,6 +51,20 @@ func TestReadBack(t *testing.T) {
 	w.request.ReadBack = "twice"
 	if _, err := w.engine.Replicate(t.Context(), w.request); err == nil || !strings.Contains(err.Error(), "none, sample or full") {
 		t.Errorf("an unknown choice: %v", err)
+	}
+}
+
+// decay damages the storage under the first disk of the replica and its restore points.
+func (w *world) decay(offset int64) {
+	w.Helper()
+	disk, err := xapi.GetByUUID(w.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
+	w.must(err)
+	vdis, err := xapi.AllRecords[xapi.VDI](w.Context(), w.b.API, "VDI")
+	w.must(err)
+	for ref, vdi := range vdis {
+		if ref == disk || vdi.SnapshotOf == disk {
+			w.write(w.simB.VDIPath(vdi.UUID), offset, []byte("rot"))
+		}
 	}
 }
 

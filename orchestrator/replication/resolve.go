@@ -31,6 +31,7 @@ type subject struct {
 	record       state.Replica // its ID is empty when the replica is not recorded yet
 	standby      *standby      // the replica in the pool; nil: there is none
 	standbyDisks map[string]inventory.Disk
+	evidence     replica.Evidence // of the replica as it is before the run
 	decision     replica.Decision
 	restsOn      []report.Host // that an unfinished run wrote to the replica on
 	seeds        []SeedPlan    // of the request
@@ -154,6 +155,7 @@ func (s *subject) findReplica(ctx context.Context, store *state.Store) error {
 	switch {
 	case err == nil:
 		s.record = record
+		s.obeyOverride()
 	case !errors.Is(err, state.ErrNotFound):
 		return err
 	default:
@@ -167,6 +169,19 @@ func (s *subject) findReplica(ctx context.Context, store *state.Store) error {
 		s.replicaExists()
 	}
 	return nil
+}
+
+// obeyOverride has an administrator's word about the replica count for more than the request.
+func (s *subject) obeyOverride() {
+	switch s.record.Trust {
+	case state.TrustNever:
+		s.request.Trust = false
+	case state.TrustAlways:
+		if !s.request.Trust {
+			s.note("trusted", "an administrator trusts this replica: 'understudy replica trust --reset' takes that back")
+		}
+		s.request.Trust = true
+	}
 }
 
 // adopt finds a replica that the state database has lost. Nothing is known of its content then.
@@ -216,6 +231,7 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 	if err != nil {
 		return err
 	}
+	s.evidence = evidence
 	if s.decision = replica.Trust(evidence); s.decision.Writable {
 		return s.noteUnfinished(ctx, store)
 	}

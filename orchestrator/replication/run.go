@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -39,6 +40,8 @@ type run struct {
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
 	resumed     bool  // delegates were replaced, or the run of a dead process goes on
+	leaves      []replica.LeafEvidence
+	looked      bool // at the leaves
 }
 
 // delegates of a run; with one for both sides they are the same.
@@ -184,6 +187,7 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
 	}
 	if failure == nil {
+		r.noteUtilisation(ctx)
 		r.prune(ctx)
 	}
 	state := report.StateCommitted
@@ -213,7 +217,8 @@ func (r *run) retire(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// spawn starts the delegates that the plan names, and plugs the disks.
+// spawn starts the delegates that the plan names, and plugs the disks. Between the two the replica's leaves are tested: once they
+// are plugged the pool exports them no more, and nobody else can write to them.
 func (r *run) spawn(ctx context.Context) error {
 	spawner, err := r.engine.spawner(r.id, r.saga, r.log)
 	if err != nil {
@@ -236,6 +241,9 @@ func (r *run) spawn(ctx context.Context) error {
 	err = group.Wait()
 	r.delegates.source, r.delegates.target = started[0], started[len(started)-1]
 	if err != nil {
+		return err
+	}
+	if err := r.testLeaves(ctx); err != nil {
 		return err
 	}
 	return r.plug(ctx)

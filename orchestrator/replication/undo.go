@@ -26,6 +26,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 	undoers := saga.Undoers{
 		string(replica.KindSnapshot):     u.removeSnapshot,
 		string(replica.KindRestorePoint): u.removeSnapshot,
+		string(replica.KindDiverged):     u.removeSnapshot, // of a run that did not keep it
 		string(replica.KindClone):        u.removeDisk,
 		string(replica.KindSeed):         u.removeDisk,
 		string(replica.KindReplicaDisk):  u.removeDisk,

@@ -308,6 +308,7 @@ func (w *world) tidy(points int) {
 				}
 			case replica.KindRestorePoint:
 				found++
+			case replica.KindDiverged: // stays until somebody removes it by hand
 			default:
 				w.Errorf("pool %s: VM %s (%s) is left", p.Name, vm.NameLabel, marker.Kind)
 			}
@@ -316,7 +317,7 @@ func (w *world) tidy(points int) {
 		w.must(err)
 		for _, vdi := range vdis {
 			switch marker, _, _ := replica.Read(w.store.Installation().UUID, vdi.UUID, vdi.OtherConfig); marker.Kind {
-			case "", replica.KindReplicaDisk, replica.KindRestorePointDisk:
+			case "", replica.KindReplicaDisk, replica.KindRestorePointDisk, replica.KindDivergedDisk:
 			default:
 				w.Errorf("pool %s: VDI %s (%s) is left", p.Name, vdi.NameLabel, marker.Kind)
 			}

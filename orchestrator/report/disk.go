@@ -88,7 +88,7 @@ type Disk struct {
 	Mode     Mode   `json:"mode,omitempty"`
 	Rung     string `json:"rung,omitempty"`     // the rung of trust that was reached, or that failed
 	Cause    string `json:"cause,omitempty"`    // why the mode is what it is
-	Untested string `json:"untested,omitempty"` // a rung that could not be tested although the disk is trusted
+	Untested string `json:"untested,omitempty"` // a rung that could not be tested, or not yet
 
 	Counters
 	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer, of all attempts together

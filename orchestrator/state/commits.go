@@ -66,7 +66,7 @@ func (s *Store) SetClean(ctx context.Context, replica string, c Commit) error {
 			}
 		}
 		clean := manifest.State{Generation: c.Generation}
-		_, err = tx.ExecContext(ctx, `UPDATE replica_disks SET state = ? WHERE replica = ?`, clean.String(), replica)
+		_, err = tx.ExecContext(ctx, `UPDATE replica_disks SET state = ?, utilisation = 0 WHERE replica = ?`, clean.String(), replica)
 		if err != nil {
 			return err
 		}

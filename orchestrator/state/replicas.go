@@ -25,7 +25,10 @@ type Replica struct {
 	Created    time.Time
 	LastCommit time.Time // by the target pool's clock; zero before the first commit
 	Samples    int64     // how many samples of the disks were read back and found right, which tells the next one
-	Disks      []Disk    // by number
+	Trust      TrustOverride
+	// AcceptedStart is a start of the replica VM after which an administrator chose to have it overwritten; zero: none.
+	AcceptedStart time.Time
+	Disks         []Disk // by number
 }
 
 // Disk is one disk of a replica.
@@ -35,15 +38,19 @@ type Disk struct {
 	TargetVDI   string         // uuid
 	LogicalSize int64          // bytes
 	State       manifest.State // zero: nothing is known of the target's content
+	Utilisation int64          // bytes that the pool said it takes, just after the last commit; 0: not noted
+	// ForeignWrites is what a run found on the target that somebody else wrote; empty: nothing. It stays until AcceptDivergence.
+	ForeignWrites string
 }
 
-// CreateReplica remembers a new replica. ID, Created, LastCommit and Disks are set here. A second replica of the same VM in
+// CreateReplica remembers a new replica. ID, Created and what runs and administrators add are set here. A second replica of the same VM in
 // the same SR is an ErrExists, a pool that was not added an ErrNotFound.
 func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 	if r.SourceVM == "" || r.TargetSR == "" {
 		return Replica{}, errors.New("recording a replica: it needs a source VM and a target SR")
 	}
 	r.ID, r.Created, r.LastCommit, r.Samples, r.Disks = uuid.NewString(), time.Now().UTC(), time.Time{}, 0, nil
+	r.Trust, r.AcceptedStart = TrustAsAsked, time.Time{}
 	_, err := s.db.ExecContext(ctx,
 		`INSERT INTO replicas (id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit)
 		 VALUES (?, ?, ?, ?, ?, ?, ?, '')`,
@@ -59,7 +66,7 @@ func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 	return r, nil
 }
 
-const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit, samples FROM replicas `
+const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit, samples, trust, accepted_start FROM replicas `
 
 // Replicas lists all replicas, the oldest first.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
@@ -107,26 +114,29 @@ func (s *Store) replicas(ctx context.Context, where string, args ...any) (found 
 }
 
 func scanReplica(scan scanFunc) (r Replica, err error) {
-	var created, commit string
-	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit, &r.Samples)
+	var created, commit, accepted string
+	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit, &r.Samples, &r.Trust, &accepted)
 	if err != nil {
 		return Replica{}, err
 	}
 	if r.Created, err = parseTime(created); err != nil {
 		return Replica{}, err
 	}
-	r.LastCommit, err = parseTime(commit)
+	if r.LastCommit, err = parseTime(commit); err != nil {
+		return Replica{}, err
+	}
+	r.AcceptedStart, err = parseTime(accepted)
 	return r, err
 }
 
 func disksOf(ctx context.Context, q querier, replica string) ([]Disk, error) {
 	return queryAll(ctx, q, scanDisk,
-		`SELECT disk, source_vdi, target_vdi, logical_size, state FROM replica_disks WHERE replica = ? ORDER BY CAST(disk AS INTEGER)`, replica)
+		`SELECT disk, source_vdi, target_vdi, logical_size, state, utilisation, foreign_writes FROM replica_disks WHERE replica = ? ORDER BY CAST(disk AS INTEGER)`, replica)
 }
 
 func scanDisk(scan scanFunc) (d Disk, err error) {
 	var state string
-	if err := scan(&d.Disk, &d.SourceVDI, &d.TargetVDI, &d.LogicalSize, &state); err != nil {
+	if err := scan(&d.Disk, &d.SourceVDI, &d.TargetVDI, &d.LogicalSize, &state, &d.Utilisation, &d.ForeignWrites); err != nil {
 		return Disk{}, err
 	}
 	if state != "" {

@@ -21,6 +21,8 @@ const (
 	RunReplicate RunKind = "replicate"
 	RunVerify    RunKind = "verify"
 	RunRevert    RunKind = "revert" // of a replica to a restore point
+	RunResync    RunKind = "resync" // a diverged replica is kept aside, so that the next run may overwrite it
+	RunDetach    RunKind = "detach" // a replica becomes a VM of its own; afterwards the run is about none
 	RunDeploy    RunKind = "deploy" // of the delegate's image to a pool
 	RunTest      RunKind = "test"   // of a delegate
 )
@@ -29,11 +31,13 @@ const (
 func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == RunTest }
 
 // ofReplica reports whether runs of this kind are about a replica.
-func (k RunKind) ofReplica() bool { return k == RunReplicate || k == RunVerify || k == RunRevert }
+func (k RunKind) ofReplica() bool {
+	return k == RunReplicate || k == RunVerify || k == RunRevert || k == RunResync || k == RunDetach
+}
 
 // Run is the row of a run. Its state, times and error are those of the report, and so is the job's run that it is a part of.
 type Run struct {
-	Replica         string // empty for RunDeploy and RunTest
+	Replica         string // empty for RunDeploy and RunTest, and when the replica was forgotten
 	Kind            RunKind
 	Owner           Owner
 	Heartbeat       time.Time // last sign of life of the owner

@@ -1,0 +1,116 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// chore is a run that changes a replica and moves no data. It is recorded like any other: nobody else is at work on the replica
+// meanwhile, and what it had made when it was cut short is removed.
+type chore struct {
+	store   *state.Store
+	record  state.Replica
+	target  *delegate.Pool
+	standby *standby // nil: the replica VM is gone
+	id      string
+	saga    *saga.Saga
+	events  []report.Event
+}
+
+// chore carries out a chore on a replica, as its pool is now. What a dead process left unfinished of the replica is removed first.
+func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, do func(context.Context, *chore) error) (report.Run, error) {
+	record, err := e.Store.Replica(ctx, id)
+	if err != nil {
+		return report.Run{}, err
+	}
+	target := *pool
+	if target.Inventory, err = inventory.Load(ctx, target.API); err != nil {
+		return report.Run{}, fmt.Errorf("pool %s: %w", target.Name, err)
+	}
+	if record.TargetPool != target.Inventory.UUID {
+		return report.Run{}, fmt.Errorf("replica %s is in pool %s, not in %s", id, record.TargetPool, target.Name)
+	}
+	first := report.Run{
+		Direction: report.Push, Trust: report.TrustVerify, VM: report.VM{UUID: record.SourceVM, PoolUUID: record.SourcePool},
+		Replica: report.VM{UUID: record.TargetVM, Pool: target.Name, PoolUUID: target.Inventory.UUID},
+	}
+	begun, err := e.Store.BeginRun(ctx, id, kind, first)
+	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
+		recovered, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, &target), busy.Run)
+		if err := errors.Join(failure, failures(recovered)); err != nil {
+			return report.Run{}, err
+		}
+		begun, err = e.Store.BeginRun(ctx, id, kind, first)
+	}
+	if err != nil {
+		return report.Run{}, err
+	}
+	c := &chore{store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, &target))}
+	failure := c.look(ctx, id)
+	if failure == nil {
+		failure = do(ctx, c)
+	}
+	return c.finish(ctx, begun.Report, failure)
+}
+
+// look reads record and pool anew: from here on nobody else changes the record.
+func (c *chore) look(ctx context.Context, id string) (err error) {
+	if c.record, err = c.store.Replica(ctx, id); err != nil {
+		return err
+	}
+	if c.target.Inventory, err = inventory.Load(ctx, c.target.API); err != nil {
+		return err
+	}
+	c.standby = findStandby(c.target.Inventory, c.record)
+	return nil
+}
+
+func (c *chore) finish(ctx context.Context, last report.Run, failure error) (report.Run, error) {
+	cancelled := ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	if err := c.saga.Unwind(ctx); err != nil {
+		c.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
+	}
+	last.State, last.Finished, last.Events = report.StateCommitted, time.Now().UTC(), c.events
+	switch {
+	case failure != nil && cancelled:
+		last.State = report.StateCancelled
+	case failure != nil:
+		last.State = report.StateFailed
+	}
+	if failure != nil {
+		last.Error = failure.Error()
+	}
+	if c.standby != nil {
+		last.Replica.Name = c.standby.vm.NameLabel
+	}
+	return last, errors.Join(failure, c.store.SaveReport(ctx, last))
+}
+
+func (c *chore) event(cause, format string, values ...any) {
+	c.events = append(c.events, report.Event{Time: time.Now().UTC(), Cause: cause, Text: fmt.Sprintf(format, values...)})
+}
+
+func (c *chore) gatherer() gatherer {
+	return gatherer{pool: c.target.Inventory, installation: c.store.Installation().UUID, record: c.record, standby: c.standby}
+}
+
+// block sets the blocked operations of a VM to what change makes of those that it has.
+func (c *chore) block(ctx context.Context, vm xapi.Ref, change func(map[string]string) map[string]string) error {
+	var now map[string]string
+	if err := c.api().Call(ctx, "VM.get_blocked_operations", &now, vm); err != nil {
+		return err
+	}
+	return setField(ctx, c.api(), classVM, vm, "blocked_operations", change(now))
+}
+
+func (c *chore) api() xapi.API { return c.target.API }

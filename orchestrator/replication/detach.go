@@ -1,0 +1,100 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// DetachRequest says which replica becomes a VM of its own.
+type DetachRequest struct {
+	Replica string         // id
+	Target  *delegate.Pool // where the replica is
+	// RemoveRestorePoints removes them with their disks; else they stay, as snapshots of the VM. What Resync has kept stays always.
+	RemoveRestorePoints bool
+}
+
+// Detach makes a replica a VM of its own: markers, blocked operations and the tag that keeps other tools away go, from the VM, its
+// disks and its restore points, and the replica is forgotten. The next run of its job makes a new one. What does not bear our marker is
+// not touched: of a replica in whose place a stranger stands only the record goes. It may be repeated after it was cut short, and the
+// VM may be running.
+//
+// Errors: state.ErrNotFound, state.ErrBusy, and those of the pool.
+func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run, error) {
+	run, err := e.chore(ctx, request.Replica, request.Target, state.RunDetach, func(ctx context.Context, c *chore) error {
+		if c.standby != nil {
+			if err := c.release(ctx, request.RemoveRestorePoints); err != nil {
+				return err
+			}
+		}
+		return c.store.ForgetReplica(ctx, c.record.ID)
+	})
+	if err != nil {
+		err = fmt.Errorf("detaching replica %s: %w", request.Replica, err)
+	}
+	return run, err
+}
+
+// release takes off what makes the VM a replica. The VM comes last: as long as it bears its marker it leads to the rest.
+func (c *chore) release(ctx context.Context, removePoints bool) error {
+	ours := c.gatherer()
+	for ref, vm := range c.target.Inventory.VMs {
+		if !vm.IsASnapshot || vm.SnapshotOf != c.standby.vm.Ref || !ours.is(vm.UUID, vm.OtherConfig, replica.KindRestorePoint, replica.KindDiverged) {
+			continue
+		}
+		if err := c.releaseSnapshot(ctx, ref, vm, removePoints && ours.is(vm.UUID, vm.OtherConfig, replica.KindRestorePoint)); err != nil {
+			return fmt.Errorf("snapshot %s (%s): %w", vm.NameLabel, vm.UUID, err)
+		}
+	}
+	for _, d := range c.standby.disks {
+		if !ours.is(d.VDI.UUID, d.VDI.OtherConfig, replica.KindReplicaDisk) {
+			continue
+		}
+		if err := replica.Remove(ctx, c.api(), classVDI, d.VDIRef); err != nil {
+			return err
+		}
+	}
+	vm := c.standby.vm
+	if !ours.is(vm.UUID, vm.OtherConfig, replica.KindReplica) {
+		c.event("not-ours", "VM %s (%s) does not bear the marker of this replica and is left as it is", vm.NameLabel, vm.UUID)
+		return nil
+	}
+	return c.releaseVM(ctx, vm.Ref)
+}
+
+// releaseSnapshot makes a snapshot an ordinary one, or removes it.
+func (c *chore) releaseSnapshot(ctx context.Context, ref xapi.Ref, vm xapi.VM, remove bool) error {
+	if remove {
+		return xapi.UnlessGone(ctx, c.api(), classVM, ref, destroySnapshot(ctx, c.api(), ref, vm))
+	}
+	disks, err := remainingDisks(ctx, c.api(), vm)
+	if err != nil {
+		return err
+	}
+	ours := c.gatherer()
+	for _, d := range disks {
+		if !ours.is(d.vdi.UUID, d.vdi.OtherConfig, replica.KindRestorePointDisk, replica.KindDivergedDisk) {
+			continue
+		}
+		if err := replica.Remove(ctx, c.api(), classVDI, d.ref); err != nil {
+			return err
+		}
+	}
+	return c.releaseVM(ctx, ref)
+}
+
+// releaseVM takes tag, blocks and marker off a VM or a snapshot.
+func (c *chore) releaseVM(ctx context.Context, ref xapi.Ref) error {
+	if err := c.api().Call(ctx, "VM.remove_tags", nil, ref, replica.TagLeaveAlone); err != nil {
+		return err
+	}
+	if err := c.block(ctx, ref, replica.OthersBlocked); err != nil {
+		return err
+	}
+	return replica.Remove(ctx, c.api(), classVM, ref)
+}
