@@ -13,7 +13,6 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
-	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
 
 func TestBadRequests(t *testing.T) {
@@ -106,26 +105,6 @@ func (w *world) isHeld(rung replica.Rung, standing replication.Standing) {
 	}
 }
 
-func TestStartedReplicaIsHeld(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{4 * mib}})
-	w.replicate()
-	ref, _ := w.replicaVM()
-	w.must(w.b.API.Call(t.Context(), "VM.set_blocked_operations", nil, ref, map[string]string{}))
-	w.must(w.b.API.Run(t.Context(), "VM.start", nil, ref, false, false))
-	w.isHeld(replica.RungPower, replication.StandingDiverged)
-	w.must(w.b.API.Run(t.Context(), "VM.hard_shutdown", nil, ref))
-	w.isHeld(replica.RungPower, replication.StandingDiverged)
-}
-
-func TestForeignWriterIsHeld(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{4 * mib}})
-	w.replicate()
-	other, err := w.simB.AddVM(xapisim.VMConfig{Name: "other"})
-	w.must(err)
-	w.attach(w.b.API, xapi.Ref(other.Ref), w.record().Disks[0].TargetVDI, "0")
-	w.isHeld(replica.RungWriters, replication.StandingDiverged)
-}
-
 func (w *world) attach(api xapi.API, vm xapi.Ref, vdi, position string) {
 	w.Helper()
 	ref, err := xapi.GetByUUID(w.Context(), api, "VDI", vdi)
@@ -134,21 +113,6 @@ func (w *world) attach(api xapi.API, vm xapi.Ref, vdi, position string) {
 		"VM": vm, "VDI": ref, "userdevice": position, "bootable": false, "mode": "RW", "type": "Disk", "empty": false,
 		"other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
 	}))
-}
-
-// TestCopiedMarkerIsAStranger: somebody put a clone of the replica's disk, marker and all, in its place.
-func TestCopiedMarkerIsAStranger(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{4 * mib}})
-	w.replicate()
-	vm, record := w.replicaVM()
-	disk, err := xapi.GetByUUID(t.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
-	w.must(err)
-	var clone, uuid string
-	w.must(w.b.API.Run(t.Context(), "VDI.clone", &clone, disk, map[string]string{}))
-	w.must(w.b.API.Call(t.Context(), "VDI.get_uuid", &uuid, clone))
-	w.must(w.b.API.Call(t.Context(), "VBD.destroy", nil, record.VBDs[0]))
-	w.attach(w.b.API, vm, uuid, "0")
-	w.isHeld(replica.RungOwnership, replication.StandingStranger)
 }
 
 // TestTamperedReplicaIsScanned: somebody wrote to the replica's disk, and its marker does not say what the database says.
@@ -163,31 +127,6 @@ func TestTamperedReplicaIsScanned(t *testing.T) {
 	run := w.replicate()
 	w.equal()
 	if d := run.Disks[0]; d.Mode != report.Untrusted || d.Rung != string(replica.RungDiskMarkers) {
-		t.Errorf("mode %s at rung %s", d.Mode, d.Rung)
-	}
-}
-
-// TestRestoredStateDirectory: a backup of the state from before the last run is put back.
-func TestRestoredStateDirectory(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{8 * mib}})
-	w.request.Trust = true
-	w.replicate()
-	w.must(w.store.Close())
-	backup := filepath.Join(t.TempDir(), "state")
-	w.must(os.CopyFS(backup, os.DirFS(filepath.Join(w.dir, "state"))))
-	w.open()
-	w.connect()
-	w.write(w.simA.VDIPath(w.vm.VDIs[0]), mib, []byte("newer"))
-	w.replicate()
-	w.must(w.store.Close())
-	w.must(os.RemoveAll(filepath.Join(w.dir, "state")))
-	w.must(os.CopyFS(filepath.Join(w.dir, "state"), os.DirFS(backup)))
-	w.open()
-	w.connect()
-	w.write(w.simA.VDIPath(w.vm.VDIs[0]), mib, []byte("older"))
-	run := w.replicate()
-	w.equal()
-	if d := run.Disks[0]; d.Mode != report.Untrusted || d.Rung != string(replica.RungVMMarker) {
 		t.Errorf("mode %s at rung %s", d.Mode, d.Rung)
 	}
 }
