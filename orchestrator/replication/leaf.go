@@ -73,15 +73,18 @@ func (r *run) testLeaves(ctx context.Context) error {
 // testLeaf looks at one disk. An error is one of the state; what the pool refuses speaks against the test.
 func (r *run) testLeaf(ctx context.Context, e replica.DiskEvidence) (replica.LeafEvidence, error) {
 	leaf := replica.LeafEvidence{Disk: e.Disk}
-	manifests, err := r.store.Manifests(ctx, r.record.ID, e.Disk)
-	if err != nil {
-		return leaf, err
-	}
 	disk := r.standbyDisks[e.Disk]
-	var base xapi.Ref
-	if n := len(manifests); n > 0 {
-		base = r.restorePointDisk(disk.VDIRef, manifests[n-1].Generation)
+	committed := e.RecordedState.Generation
+	if e.RecordedState.Dirty {
+		manifests, err := r.store.Manifests(ctx, r.record.ID, e.Disk)
+		if err != nil {
+			return leaf, err
+		}
+		if n := len(manifests); n > 0 {
+			committed = manifests[n-1].Generation
+		}
 	}
+	base := r.restorePointDisk(disk.VDIRef, committed)
 	switch {
 	case base.IsNull():
 		leaf.Against = "there is no restore point of the last commit to compare it with"

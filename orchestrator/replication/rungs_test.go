@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -303,6 +304,14 @@ func TestLeafCannotBeTested(t *testing.T) {
 		{"the connection breaks", "export", func() {
 			w.simB.Fault(xapisim.Rule{Method: "http/get_export_raw_vdi", Count: 1, CutAfter: 700})
 		}},
+		{"it takes more than it did", "the pool says that it takes", func() {
+			if w.record().Disks[0].Utilisation == 0 {
+				t.Error("nothing was noted after the last commit")
+			}
+			target := *w.b
+			target.API = swollen{API: w.b.API, disk: w.record().Disks[0].TargetVDI}
+			w.request.Target = &target
+		}},
 		{"no restore point", "no restore point", func() {
 			for _, p := range w.details().Points {
 				ref, err := xapi.GetByUUID(t.Context(), w.b.API, "VM", p.UUID)
@@ -317,8 +326,28 @@ func TestLeafCannotBeTested(t *testing.T) {
 			!strings.Contains(d.Cause, c.cause) || !hasEvent(run, "trust-untested") {
 			t.Errorf("%s: compared %s at rung %s: %s", c.name, d.Mode, d.Rung, d.Cause)
 		}
+		w.request.Target = w.b
 		if d := w.replicate().Disks[0]; d.Mode != report.Trusted {
 			t.Errorf("%s, the run after that: compared %s: %s", c.name, d.Mode, d.Cause)
 		}
 	}
+}
+
+// swollen is a pool that says of a disk that it takes more room.
+type swollen struct {
+	xapi.API
+	disk string // uuid
+}
+
+func (s swollen) Call(ctx context.Context, method string, result any, args ...any) error {
+	err := s.API.Call(ctx, method, result, args...)
+	if vdis, ok := result.(*map[xapi.Ref]xapi.VDI); ok {
+		for ref, vdi := range *vdis {
+			if vdi.UUID == s.disk {
+				vdi.PhysicalUtilisation += 2 * mib
+				(*vdis)[ref] = vdi
+			}
+		}
+	}
+	return err
 }

@@ -22,7 +22,8 @@ type DiskExport struct {
 
 // ExportDisk reads a disk through its pool, which attaches it, and the base, to a control domain meanwhile: for as long nobody else
 // has it (xapi-facts §10.6). read is given the stream once, and may leave off wherever it has read enough; then the export is
-// cancelled. ExportDisk returns when the task has ended, so that the disk is free again, or when that takes too long.
+// cancelled. ExportDisk returns when the task has ended, so that the disk is free again; that of a cancelled export is not waited for longer than
+// some seconds.
 //
 // The host says that all is well before it has read anything. What comes of it is told by the task: where both fail, the task's
 // *Error is joined with the error of read, which then has had to do with text, or nothing, in place of a disk. Further errors:
@@ -44,11 +45,13 @@ func (c *Client) ExportDisk(ctx context.Context, o DiskExport, read func(io.Read
 	if ctx.Err() != nil {
 		return c.abandonExport(ctx, task)
 	}
+	waiting := ctx
 	if !ended {
 		failure = errors.Join(failure, c.cancelTask(ctx, task))
+		var stop context.CancelFunc
+		waiting, stop = context.WithTimeout(ctx, brokenTimeout)
+		defer stop()
 	}
-	waiting, stop := context.WithTimeout(ctx, brokenTimeout)
-	defer stop()
 	outcome, err := c.waitTask(waiting, task)
 	switch {
 	case ctx.Err() != nil:
