@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
+	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
 
 func TestBadRequests(t *testing.T) {
