@@ -87,7 +87,7 @@ func TestFindingsOfTheReplica(t *testing.T) {
 			},
 		},
 		{
-			name: "attached to a control domain", mend: "keep it under another name",
+			name: "attached to a control domain", mend: "choose which copy counts",
 			want: "error replica-diverged replica VM " + record.UUID + ", error held-by-control-domain disk 0 of the replica",
 			spoil: func(w *world) func() {
 				vms, err := xapi.AllRecords[xapi.VM](w.Context(), w.b.API, "VM")
@@ -115,7 +115,7 @@ func TestFindingsOfTheReplica(t *testing.T) {
 			},
 		},
 		{
-			name: "running", want: "error replica-running replica VM " + record.UUID, mend: "keep it under another name",
+			name: "running", want: "error replica-running replica VM " + record.UUID, mend: "choose which copy counts",
 			spoil: func(w *world) func() {
 				w.call(w.b.API, "VM.set_blocked_operations", ref, map[string]string{})
 				w.must(w.b.API.Run(w.Context(), "VM.start", nil, ref, false, false))
@@ -123,7 +123,7 @@ func TestFindingsOfTheReplica(t *testing.T) {
 			},
 		},
 		{
-			name: "it has run", want: "error replica-diverged replica VM " + record.UUID, mend: "keep it under another name",
+			name: "it has run", want: "error replica-diverged replica VM " + record.UUID, mend: "choose which copy counts",
 			spoil: func(*world) func() { return nothing },
 		},
 	} {
