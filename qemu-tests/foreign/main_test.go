@@ -53,6 +53,7 @@ func script(t *testing.T, name string, request map[string]any, answer any) {
 	if err != nil {
 		t.Fatalf("%s: %v (make foreign installs node and the packages)\n%s", name, err, complaint.Bytes())
 	}
+	t.Logf("%s says %s", name, output)
 	decoder := json.NewDecoder(bytes.NewReader(output))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(answer); err != nil {
