@@ -10,9 +10,12 @@ import (
 )
 
 const (
-	// LeaseTime is how long a process may be silent before its runs can be taken over. The clocks of hosts that share a state
-	// directory must agree to a few seconds.
+	// LeaseTime is how long a process on another host may be silent before its runs can be taken over. The clocks of hosts that
+	// share a state directory must agree to a few seconds. Of a process on this host it is known whether it lives, and no clock counts.
 	LeaseTime = 30 * time.Second
+	// giveUp is how long after its last sign of life a process stops working on a run: some time before another one may begin.
+	// SQLite may keep a call waiting beyond that, for up to 10 seconds.
+	giveUp = LeaseTime - 2*beatEvery
 	// beatEvery is the time between two signs of life: several may be late before a run is lost.
 	beatEvery = 5 * time.Second
 	// lookEvery is how often the owner of a run looks whether it is to be cancelled: at least once a second, as is promised.
@@ -69,8 +72,8 @@ func (s *Store) look(ctx context.Context, q rowQuerier, id string) (cancelled bo
 
 // Keep keeps a run, a job's or a single one's, for as long as this process is at work on it: it gives signs of life and looks for
 // the wish to cancel it. The context that it returns ends, with a cause, when the run is to be cancelled (ErrCancelled), belongs to
-// another process now (ErrNotOwner), or when no sign of life could be given for LeaseTime, after which another process may take the
-// run. stop ends the keeping, and comes after the last that is done for the run, its removals among it.
+// another process now (ErrNotOwner), or when no sign of life could be given for so long that another process may soon take the
+// run, however long the state database keeps its callers waiting. stop ends the keeping, and comes after the last that is done for the run, its removals among it.
 func (s *Store) Keep(ctx context.Context, id string) (kept context.Context, stop func()) {
 	kept, cancel := context.WithCancelCause(ctx)
 	keeping, end := context.WithCancel(context.WithoutCancel(ctx)) // what is removed after the end of ctx takes a while, too
@@ -86,13 +89,13 @@ func (s *Store) Keep(ctx context.Context, id string) (kept context.Context, stop
 func (s *Store) keep(ctx context.Context, id string, cancel context.CancelCauseFunc) error {
 	ticker := time.NewTicker(s.lookEvery)
 	defer ticker.Stop()
-	var beat time.Time // the last that succeeded
-	for lived := time.Now(); ; {
+	lived := time.Now() // when the last sign of life that succeeded was begun; the run's beginning is one
+	for first := true; ; first = false {
 		var cancelled bool
 		var err error
-		if due := time.Since(beat) >= s.beatEvery; due {
-			if cancelled, err = s.heartbeat(ctx, id); err == nil {
-				beat = time.Now()
+		if began := time.Now(); first || began.Sub(lived) >= s.beatEvery {
+			if cancelled, err = s.heartbeatUntil(ctx, id, lived.Add(s.giveUp)); err == nil {
+				lived = began
 			}
 		} else {
 			cancelled, err = s.look(ctx, s.db, id)
@@ -103,12 +106,11 @@ func (s *Store) keep(ctx context.Context, id string, cancel context.CancelCauseF
 		case errors.Is(err, ErrNotOwner), errors.Is(err, ErrNotFound):
 			return err
 		case err == nil:
-			lived = time.Now()
 			if cancelled {
 				cancel(ErrCancelled)
 			}
-		case time.Since(lived) > LeaseTime:
-			return fmt.Errorf("run %s gave no sign of life for %v, another process may take it over: %w", id, LeaseTime, err)
+		case time.Since(lived) >= s.giveUp:
+			return fmt.Errorf("run %s could give no sign of life for %v, another process may soon take it over: %w", id, s.giveUp, err)
 		}
 		select {
 		case <-ticker.C:
@@ -116,6 +118,13 @@ func (s *Store) keep(ctx context.Context, id string, cancel context.CancelCauseF
 			return nil
 		}
 	}
+}
+
+// heartbeatUntil is heartbeat with a deadline.
+func (s *Store) heartbeatUntil(ctx context.Context, id string, deadline time.Time) (cancelled bool, err error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return s.heartbeat(ctx, id)
 }
 
 // CancelRun has a run end, be it a job's, with all its VMs, or a single VM's. The process that owns it sees the wish within a
@@ -154,7 +163,8 @@ func (s *Store) OwnsRun(ctx context.Context, id string) error {
 	return err
 }
 
-// checkGone is a *BusyError unless the owner of an unfinished run is gone: it is dead, as far as that can be told from here, or it
+// checkGone is a *BusyError unless the owner of an unfinished run is gone. One on this host is when it is dead: how old its last sign
+// of life seems tells nothing, since clocks are set and machines sleep with all their processes. One on another host is when it
 // has given no sign of life, by any of its runs, for LeaseTime.
 func (s *Store) checkGone(ctx context.Context, q querier, run string, owner Owner) error {
 	busy := &BusyError{Run: run, Owner: owner}
@@ -162,10 +172,12 @@ func (s *Store) checkGone(ctx context.Context, q querier, run string, owner Owne
 		return busy
 	}
 	alive, err := owner.Alive()
-	if err == nil && !alive {
+	switch {
+	case err == nil && alive:
+		return busy
+	case err == nil:
 		return nil
-	}
-	if err != nil && !errors.Is(err, ErrForeignHost) {
+	case !errors.Is(err, ErrForeignHost):
 		return err
 	}
 	beats, err := queryAll(ctx, q, func(scan scanFunc) (beat string, err error) { return beat, scan(&beat) },

@@ -2,7 +2,10 @@ package state_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,9 +188,9 @@ func TestADeadProcessHereNeedsNoLease(t *testing.T) {
 	}
 }
 
-// TestALivingProcessThatIsSilent is stuck: the lease decides.
+// TestALivingProcessThatIsSilent: no clock takes the runs of a living process of this host away, nor its own waking from sleep.
 func TestALivingProcessThatIsSilent(t *testing.T) {
-	store, whole, _, c, dir := keptWorld(t)
+	store, whole, part, c, dir := keptWorld(t)
 	ctx := t.Context()
 	parent, err := state.OwnerOf(store.Owner().Host, 1)
 	if err != nil {
@@ -196,11 +199,33 @@ func TestALivingProcessThatIsSilent(t *testing.T) {
 	if err := statetest.GiveAway(ctx, dir, parent); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.TakeOverJobRun(ctx, whole.ID); !errors.Is(err, state.ErrBusy) {
-		t.Errorf("a living process: %v", err)
+	for _, step := range []time.Duration{0, -time.Hour, 8 * time.Hour} {
+		c.now = whole.Heartbeat.Add(step)
+		if _, err := store.TakeOverJobRun(ctx, whole.ID); !errors.Is(err, state.ErrBusy) {
+			t.Errorf("the job's run, with the clock set by %v: %v", step, err)
+		}
+		if _, err := store.TakeOver(ctx, part.Report.ID); !errors.Is(err, state.ErrBusy) {
+			t.Errorf("the VM run, with the clock set by %v: %v", step, err)
+		}
 	}
-	c.now = c.now.Add(state.LeaseTime)
-	if _, err := store.TakeOverJobRun(ctx, whole.ID); err != nil {
-		t.Errorf("a silent process: %v", err)
+}
+
+// TestARunWithoutSignsOfLifeEnds before another process may take it over, although the state database can be read.
+func TestARunWithoutSignsOfLifeEnds(t *testing.T) {
+	store, whole, _, _, dir := keptWorld(t)
+	store.SetGiveUp(50 * time.Millisecond)
+	db, err := sql.Open("sqlite", filepath.Join(dir, "state", "understudy.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, err = db.ExecContext(t.Context(), `CREATE TRIGGER full BEFORE UPDATE OF heartbeat ON job_runs BEGIN SELECT RAISE(ABORT, 'no space'); END`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, stop := store.Keep(t.Context(), whole.ID)
+	defer stop()
+	if err := ended(t, kept); err == nil || !strings.Contains(err.Error(), "no sign of life") {
+		t.Errorf("it ended for %v", err)
 	}
 }

@@ -120,7 +120,8 @@ func (s *Store) RunsOf(ctx context.Context, jobRun string) ([]Run, error) {
 	return found, nil
 }
 
-// TakeOverJobRun makes this process the owner of a job's run whose owner is gone: dead, or without a sign of life for LeaseTime.
+// TakeOverJobRun makes this process the owner of a job's run whose owner is gone: dead, or on another host and without a sign
+// of life for LeaseTime.
 // Else it is a *BusyError, also when the owner is this very process. ErrEnded.
 func (s *Store) TakeOverJobRun(ctx context.Context, id string) (JobRun, error) {
 	var run JobRun

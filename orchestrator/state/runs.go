@@ -166,8 +166,8 @@ func (s *Store) PendingRuns(ctx context.Context) ([]Run, error) {
 	return runs, nil
 }
 
-// TakeOver makes this process the owner of a run that has ended, or whose owner is gone: dead, or without a sign of life for
-// LeaseTime. Else it is a *BusyError; of a run that is this process's own already, nothing changes.
+// TakeOver makes this process the owner of a run that has ended, or whose owner is gone: dead, or on another host and without
+// a sign of life for LeaseTime. Else it is a *BusyError; of a run that is this process's own already, nothing changes.
 func (s *Store) TakeOver(ctx context.Context, id string) (Run, error) {
 	var run Run
 	err := s.write(ctx, func(tx *sql.Tx) (err error) {

@@ -33,8 +33,8 @@ type Store struct {
 	owner        Owner
 	installation Installation
 
-	clock                func() time.Time // nil: time.Now
-	beatEvery, lookEvery time.Duration
+	clock                        func() time.Time // nil: time.Now
+	beatEvery, lookEvery, giveUp time.Duration
 }
 
 // SetClock replaces time.Now for signs of life and leases, before the Store is used by others.
@@ -66,7 +66,7 @@ func Open(ctx context.Context, dir string, secrets *Secrets) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the state directory %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, secrets: secrets, owner: owner, beatEvery: beatEvery, lookEvery: lookEvery}
+	s := &Store{dir: dir, db: db, secrets: secrets, owner: owner, beatEvery: beatEvery, lookEvery: lookEvery, giveUp: giveUp}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the state directory %s: %w", dir, err), db.Close())
 	}
