@@ -38,7 +38,7 @@ func (a *app) poolList() *cobra.Command {
 
 func (a *app) poolRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove NAME", Short: "Forget a pool that no replica comes from or lies in", Args: cobra.ExactArgs(1),
+		Use: "remove NAME", Short: "Forget a pool that no job is about and no replica comes from or lies in", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			store, err := a.open(c.Context())
 			if err != nil {

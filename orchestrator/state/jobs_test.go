@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -196,5 +197,23 @@ func TestJobRuns(t *testing.T) {
 	}
 	if runs, err := store.JobRuns(ctx, "", 1); err != nil || len(runs) != 1 {
 		t.Errorf("the newest run: %v, %v", runs, err)
+	}
+}
+
+// TestPoolsOfJobs: a job would fail for ever without its pools.
+func TestPoolsOfJobs(t *testing.T) {
+	store, _ := openCopy(t)
+	ctx := t.Context()
+	j := addJob(t, store)
+	for _, pool := range []string{"a", "b"} {
+		if err := store.RemovePool(ctx, pool); !errors.Is(err, state.ErrInUse) || !strings.Contains(err.Error(), j.Definition.Name) {
+			t.Errorf("removing pool %s of a job: %v", pool, err)
+		}
+	}
+	if err := store.DeleteJob(ctx, j.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.RemovePool(ctx, "a"); err != nil {
+		t.Error(err)
 	}
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -120,15 +121,35 @@ func (s *Store) Pool(ctx context.Context, nameOrUUID string) (Pool, error) {
 	return pools[0], nil
 }
 
-// RemovePool forgets a pool by its name. While replicas come from it or lie in it, that is an ErrInUse.
+// RemovePool forgets a pool by its name. While replicas come from it or lie in it, or a job is about it, that is an ErrInUse.
 func (s *Store) RemovePool(ctx context.Context, name string) error {
-	result, err := s.db.ExecContext(ctx, `DELETE FROM pools WHERE name = ?`, name)
-	if isForeignKey(err) {
-		return fmt.Errorf("removing pool %s: replicas come from it or lie in it: %w", name, ErrInUse)
-	} else if err != nil {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var uuid string
+		err := tx.QueryRowContext(ctx, `SELECT uuid FROM pools WHERE name = ?`, name).Scan(&uuid)
+		if errors.Is(err, sql.ErrNoRows) {
+			return ErrNotFound
+		} else if err != nil {
+			return err
+		}
+		jobs, err := queryAll(ctx, tx, scanJob, selectJobs+`ORDER BY name`)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if j.Definition.Source == uuid || j.Definition.Target == uuid {
+				return fmt.Errorf("job %q is about it: %w: 'understudy job edit' or 'understudy job delete' comes first", j.Definition.Name, ErrInUse)
+			}
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM pools WHERE uuid = ?`, uuid)
+		if isForeignKey(err) {
+			return fmt.Errorf("replicas come from it or lie in it: %w", ErrInUse)
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("removing pool %s: %w", name, err)
 	}
-	return changedOne(result, "pool "+name)
+	return nil
 }
 
 func (s *Store) scanPool(scan scanFunc) (p Pool, err error) {
