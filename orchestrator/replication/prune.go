@@ -65,13 +65,20 @@ func (r *run) prune(ctx context.Context) {
 }
 
 // pruneRestorePoints removes what is beyond the newest keep, and gives the generations of those. It is only called once the run is
-// committed: until then the newest is the last one that is known to be good. One that is pinned is neither removed nor counted.
+// committed: until then the newest is the last one that is known to be good. One that is pinned is neither removed nor counted, nor is
+// one that a run which did not commit left behind: it may look like the newest, and goes with what else that run left.
 func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Generation, error) {
 	vms, err := xapi.AllRecords[xapi.VM](ctx, r.target.API, classVM)
 	if err != nil {
 		return nil, err
 	}
-	points := slices.DeleteFunc(restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef), func(p restorePoint) bool { return p.marker.Keep != "" })
+	left, err := r.leftBehind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	points := slices.DeleteFunc(restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef), func(p restorePoint) bool {
+		return p.marker.Keep != "" || left[p.vm.UUID]
+	})
 	// Snapshot times have a resolution of a second: this run's comes first among equals.
 	slices.SortStableFunc(points, func(a, b restorePoint) int {
 		newest := func(p restorePoint) int {
@@ -93,6 +100,27 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Gene
 		kept = append(kept, point.marker.State.Generation)
 	}
 	return kept, nil
+}
+
+// leftBehind are the uuids of objects that runs made, did not keep, and could not remove yet.
+func (r *run) leftBehind(ctx context.Context) (map[string]bool, error) {
+	runs, err := r.store.PendingRuns(ctx)
+	if err != nil {
+		return nil, err
+	}
+	left := map[string]bool{}
+	for _, run := range runs {
+		objects, err := r.store.Objects(ctx, run.Report.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			if o.Pending() {
+				left[o.UUID] = true
+			}
+		}
+	}
+	return left, nil
 }
 
 // pruneManifests keeps the newest generations of a disk: as many as restore points, and more while one of the restore points that
