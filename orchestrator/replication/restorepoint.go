@@ -15,6 +15,10 @@ import (
 // what reads or writes the disk passes through all of them.
 const maxChain = 20
 
+// maxPending is how many base copies may await their merging when a snapshot is taken. Every run leaves one, which a slow SR has not
+// merged by the next; where there are more the SR is behind, and another snapshot would make that worse.
+const maxPending = 5
+
 // Obstacle is why no restore point can be made of a replica as it is.
 type Obstacle struct {
 	Code  string `json:"code"` // a short stable word
@@ -51,9 +55,9 @@ func obstacle(view *inventory.Pool, volumes []volume, reserved map[string]int64)
 			return &Obstacle{obstacleChain,
 				fmt.Sprintf("disk %s lies on a chain of %d volumes, more than %d, in SR %s", v.vdi.UUID, chain.Length, maxChain, sr.NameLabel),
 				"remove snapshots of the replica, keep fewer restore points, and let the SR coalesce"}
-		case chain.Pending > 0:
+		case chain.Pending > maxPending:
 			return &Obstacle{obstacleCoalesce,
-				fmt.Sprintf("SR %s has not yet coalesced what lies below disk %s", sr.NameLabel, v.vdi.UUID),
+				fmt.Sprintf("SR %s has yet to coalesce %d volumes below disk %s, more than %d", sr.NameLabel, chain.Pending, v.vdi.UUID, maxPending),
 				"wait for the SR's garbage collector; when it does not come to it, look into the SR's log (/var/log/SMlog) and give the SR room"}
 		}
 	}
