@@ -55,6 +55,8 @@ func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind
 		return report.Run{}, err
 	}
 	c := &chore{store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, &target))}
+	ctx, stop := c.store.Keep(ctx, c.id)
+	defer stop()
 	failure := c.look(ctx, id)
 	if failure == nil {
 		failure = do(ctx, c)
@@ -76,6 +78,7 @@ func (c *chore) look(ctx context.Context, id string) (err error) {
 
 func (c *chore) finish(ctx context.Context, last report.Run, failure error) (report.Run, error) {
 	cancelled := ctx.Err() != nil
+	failure = withCause(ctx, failure)
 	ctx = context.WithoutCancel(ctx)
 	if err := c.saga.Unwind(ctx); err != nil {
 		c.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)

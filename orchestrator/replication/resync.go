@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +14,9 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
+
+// restoreTimeout bounds how long a resync that is cancelled puts blocks back.
+const restoreTimeout = 10 * time.Second
 
 // ResyncRequest says which replica may be overwritten although somebody used it.
 type ResyncRequest struct {
@@ -73,10 +77,10 @@ func (c *chore) keepAside(ctx context.Context, marked manifest.State) error {
 			return creating(ctx, "VM.snapshot", vm.Ref, name)
 		},
 	})
-	if err != nil {
-		return err
-	}
-	if err := c.block(ctx, vm.Ref, func(now map[string]string) map[string]string { return replica.MergeBlocked(now, marked) }); err != nil {
+	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
+	defer cancel()
+	restored := c.block(restoring, vm.Ref, func(now map[string]string) map[string]string { return replica.MergeBlocked(now, marked) })
+	if err := errors.Join(err, restored); err != nil {
 		return err
 	}
 	if err := c.markKept(ctx, ref, object.UUID); err != nil {

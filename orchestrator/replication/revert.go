@@ -80,6 +80,8 @@ func (e *Engine) Revert(ctx context.Context, request RevertRequest) (report.Run,
 	if err != nil {
 		return report.Run{}, err
 	}
+	ctx, stop := v.store.Keep(ctx, v.id)
+	defer stop()
 	return v.finish(ctx, v.execute(ctx))
 }
 
@@ -265,6 +267,7 @@ func (v *reversion) begin(ctx context.Context) error {
 
 func (v *reversion) finish(ctx context.Context, failure error) (report.Run, error) {
 	cancelled := ctx.Err() != nil
+	failure = withCause(ctx, failure)
 	final := report.StateCommitted
 	switch {
 	case failure != nil && cancelled:

@@ -138,10 +138,14 @@ func (v *reversion) commit(ctx context.Context) error {
 	if err := protect(ctx, api, ref, v.report.event); err != nil {
 		return err
 	}
-	if vm.PowerState != xapi.Halted {
-		return &HeldError{Replica: v.record.ID, VM: vm.UUID, Rung: string(replica.RungPower), Diverged: true, Cause: fmt.Sprintf("the replica is %s: somebody started it", vm.PowerState)}
+	// The disks are the replica's whoever has started it: without their record nothing could resync it.
+	if err := v.store.SetReverted(ctx, v.record.ID, r); err != nil {
+		return err
 	}
-	return v.store.SetReverted(ctx, v.record.ID, r)
+	if decision, ok := replica.Unused(replica.VMEvidence{PowerState: vm.PowerState}); !ok {
+		return &HeldError{Replica: v.record.ID, VM: vm.UUID, Rung: string(decision.Rung), Cause: decision.Cause, Diverged: decision.Diverged}
+	}
+	return nil
 }
 
 // adopt marks the disk that the pool made of one of the restore point's, and says what is recorded of it.
