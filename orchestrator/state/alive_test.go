@@ -218,7 +218,7 @@ func TestARunWithoutSignsOfLifeEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { _ = db.Close() })
 	_, err = db.ExecContext(t.Context(), `CREATE TRIGGER full BEFORE UPDATE OF heartbeat ON job_runs BEGIN SELECT RAISE(ABORT, 'no space'); END`)
 	if err != nil {
 		t.Fatal(err)
