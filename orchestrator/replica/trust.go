@@ -54,7 +54,7 @@ type LeafEvidence struct {
 	Against string // why it could not be tested whether there is any; empty: it was
 }
 
-// UnfinishedEvidence is about a run that wrote to the replica and ended without a commit. Its journal tells what it left behind.
+// UnfinishedEvidence is about a run that wrote to the replica and ended without a commit. Its journal tells where.
 type UnfinishedEvidence struct {
 	Against string // why the journal is not relied upon; empty: it is
 }
@@ -129,7 +129,7 @@ func Trust(e Evidence) Decision {
 		d.Cause = "every rung holds that can be tested before the run; to be tested in it: " + string(RungEmptyLeaf)
 	}
 	if e.Disks[0].RecordedState.Dirty {
-		d.Unfinished, d.Cause = true, "the last run did not commit, and its journal tells what it left behind; "+d.Cause
+		d.Unfinished, d.Cause = true, "the last run did not commit, and its journal tells where it wrote; "+d.Cause
 	}
 	return d
 }

@@ -114,7 +114,8 @@ func (d *diskRun) open(ctx context.Context) (err error) {
 
 // knownExtents are the extent digests that the state directory can give the block digests of: those of the cached manifest
 // under what was journalled since, or those of zeroes on a fresh disk. nil when there are none. An extent that is not known has
-// the zero Digest, which no content has: so do those that a run which ended badly may have written, where the others are trusted.
+// the zero Digest, which no content has: so do those that runs which ended badly wrote, or may have written, where the others are
+// trusted. The replica's leaf holds them, and does not tell whether somebody else wrote there since.
 func (d *diskRun) knownExtents() ([]manifest.Digest, error) {
 	geometry := manifest.Geometry{Size: d.plan.Size}
 	hasher := d.store.Installation().DigestKey.NewHasher()
@@ -132,16 +133,18 @@ func (d *diskRun) knownExtents() ([]manifest.Digest, error) {
 			known[e] = extents[e]
 		}
 	}
+	if d.plan.Baseline == BaselineManifest {
+		touched, err := touchedSince(d.past, d.generation, geometry.Extents())
+		for _, s := range touched {
+			clear(known[min(s.From, geometry.Extents()):min(s.To, geometry.Extents())])
+		}
+		return known, err
+	}
 	for record, err := range d.past.Records() {
 		if err != nil {
 			return nil, err
 		}
 		known[record.Extent] = hasher.Extent(record.Blocks)
-	}
-	if d.plan.Baseline == BaselineManifest {
-		for _, s := range d.past.Doubts(d.generation, geometry.Extents()) {
-			clear(known[s.From:s.To])
-		}
 	}
 	return known, nil
 }

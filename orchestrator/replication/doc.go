@@ -24,8 +24,8 @@
 //     same record serves the process that recovers after a crash (Engine.Recover).
 //   - A run whose line, delegates or process are lost goes on from what is durable, with the snapshot that it had taken, for as
 //     long as no host of the target was rebooted since; else everything is read and compared.
-//   - The run after one that ended badly relies on what that one had noted, and reads what is in doubt; see unfinished.go. Without
-//     the wish to trust, or where anything speaks against it, everything is read and compared.
+//   - The run after one that ended badly relies on what that one had noted to be as before, and reads what it wrote and what is in
+//     doubt; see unfinished.go. Without the wish to trust, or where anything speaks against it, everything is read and compared.
 //   - The replica VM follows its source's machine, interfaces and drives at every run, before the restore point is made, so that each
 //     restore point boots as it was; see setting. What protects it is put back each time.
 //   - The newest restore point stays as it is until another one is committed. Where none can be made the last one is kept.

@@ -31,6 +31,9 @@ const (
 // errWholeDisk is an export that leaves the base aside: older pools, and other formats, may.
 var errWholeDisk = errors.New("the pool sent the whole disk in place of a difference")
 
+// errCoarse is an export whose blocks are larger than what a journal tells of: one that a run of ours wrote may hide another's writes.
+var errCoarse = errors.New("the pool lists the differences too coarsely to tell them from what an unfinished run wrote")
+
 // testLeaves finds out what the disks of the replica hold over its last restore point, at the same time: nothing, unless the last
 // run did not commit, and then only what its journal accounts for. Data elsewhere was written by somebody else, which neither
 // markers nor VBDs show any more. The look costs a few KiB a disk, and four bytes for each 2 MiB of it; it is taken once a run,
@@ -131,19 +134,12 @@ func (r *run) accountedFor(ctx context.Context, e replica.DiskEvidence) (map[uin
 	if !e.RecordedState.Dirty {
 		return nil, nil
 	}
-	journal, err := r.store.ReadJournal(ctx, r.record.ID, e.Disk)
+	touched, err := touchedOf(ctx, r.store, r.record.ID, e.Disk, e.RecordedSize)
 	if err != nil {
 		return nil, err
 	}
-	defer journal.Close()
 	extents := map[uint32]bool{}
-	for record, err := range journal.Records() {
-		if err != nil {
-			return nil, err
-		}
-		extents[record.Extent] = true
-	}
-	for _, span := range journal.Doubts(manifest.Generation{}, manifest.Geometry{Size: e.RecordedSize}.Extents()) {
+	for _, span := range touched {
 		for extent := span.From; extent < span.To; extent++ {
 			extents[extent] = true
 		}
@@ -168,6 +164,9 @@ func (r *run) foreignBlock(ctx context.Context, disk inventory.Disk, base xapi.R
 		}
 		if !image.Differencing {
 			return errWholeDisk
+		}
+		if image.BlockSize > manifest.ExtentSize && len(accounted) > 0 {
+			return errCoarse
 		}
 		for {
 			block, err := image.Next()

@@ -15,8 +15,12 @@ import (
 // What is known of a replica after a run that ended badly, by extents; W is its watermark, and it has written nothing from R on:
 //
 //	0 ················ W ················ R ················ end
-//	  manifest under      in doubt: read    as before the run, if
-//	  the journal         by the target     that was known
+//	  manifest, but       in doubt: read    as before the run, if
+//	  for what is         by the target     that was known
+//	  journalled: read
+//
+// What is journalled was written by that run, so that the empty leaf (testLeaves) does not tell whether somebody else wrote there
+// since: it is read, too.
 //
 // A run that comes to nothing again leaves its own W and R above these; see state.JournalView.Doubts. R is known when one end of
 // the transfer could still be asked; it is the end of the disk after a crash. A run that found something wrong leaves nothing known.
@@ -42,27 +46,41 @@ func (s *subject) unfinished(ctx context.Context, store *state.Store) (*replica.
 	}
 	settled := int64(0)
 	for _, d := range s.record.Disks {
-		doubts, err := doubtsOf(ctx, store, s.record.ID, d)
+		touched, err := touchedOf(ctx, store, s.record.ID, d.Disk, d.LogicalSize)
 		if unusable(err) {
 			return &replica.UnfinishedEvidence{Against: err.Error()}, nil
 		} else if err != nil {
 			return nil, err
 		}
-		settled += int64(manifest.Geometry{Size: d.LogicalSize}.Extents()) - countSpans(doubts)
+		settled += int64(manifest.Geometry{Size: d.LogicalSize}.Extents()) - countSpans(touched)
 	}
 	if settled == 0 {
-		return &replica.UnfinishedEvidence{Against: "nothing of what it left behind is known"}, nil
+		return &replica.UnfinishedEvidence{Against: "it left nothing untouched"}, nil
 	}
 	return &replica.UnfinishedEvidence{}, nil
 }
 
-func doubtsOf(ctx context.Context, store *state.Store, replica string, d state.Disk) ([]state.Span, error) {
-	journal, err := store.ReadJournal(ctx, replica, d.Disk)
+// touchedOf is touchedSince of a disk, by all runs since its last commit.
+func touchedOf(ctx context.Context, store *state.Store, replica, disk string, size int64) ([]state.Span, error) {
+	journal, err := store.ReadJournal(ctx, replica, disk)
 	if err != nil {
 		return nil, err
 	}
 	defer journal.Close()
-	return journal.Doubts(manifest.Generation{}, manifest.Geometry{Size: d.LogicalSize}.Extents()), nil
+	return touchedSince(journal, manifest.Generation{}, manifest.Geometry{Size: size}.Extents())
+}
+
+// touchedSince lists the extents that runs of ours wrote since the last commit, or may have written: those that a journal has records
+// of, and those in doubt by what the generations before the given one left behind. Spans may overlap.
+func touchedSince(journal *state.JournalView, before manifest.Generation, extents uint32) ([]state.Span, error) {
+	touched := journal.Doubts(before, extents)
+	for record, err := range journal.Records() {
+		if err != nil {
+			return nil, err
+		}
+		touched = append(touched, state.Span{From: record.Extent, To: record.Extent + 1})
+	}
+	return touched, nil
 }
 
 // countSpans counts the extents of spans that may overlap.
@@ -89,12 +107,12 @@ func (s *subject) noteUnfinished(ctx context.Context, store *state.Store) error 
 		return nil
 	}
 	for _, d := range s.record.Disks {
-		doubts, err := doubtsOf(ctx, store, s.record.ID, d)
+		touched, err := touchedOf(ctx, store, s.record.ID, d.Disk, d.LogicalSize)
 		if err != nil {
 			return err
 		}
-		s.note("goes-on", "disk %s: the last run did not commit; its journal tells what it left behind, but for %d of %d extents, which are read",
-			d.Disk, countSpans(doubts), manifest.Geometry{Size: d.LogicalSize}.Extents())
+		s.note("goes-on", "disk %s: the last run did not commit; it wrote, or may have written, %d of %d extents, which are read",
+			d.Disk, countSpans(touched), manifest.Geometry{Size: d.LogicalSize}.Extents())
 	}
 	return nil
 }
