@@ -59,7 +59,7 @@ func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind
 	defer stop()
 	failure := c.look(ctx, id)
 	if failure == nil {
-		failure = do(ctx, c)
+		failure = e.step(string(kind), func() error { return do(ctx, c) })
 	}
 	return c.finish(ctx, begun.Report, failure)
 }

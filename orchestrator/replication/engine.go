@@ -49,6 +49,21 @@ type Engine struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// line gives the address by which one delegate dials another; nil: its own. A line that breaks may stand between them.
 	line func(address string) (string, error)
+	// reach is told of every border of a recorded step, as "before commit". Nil but in tests, which end the process there.
+	reach func(border string)
+}
+
+// step does a recorded step; what it has done counts for as long as it returns no error.
+func (e *Engine) step(name string, do func() error) error {
+	if e.reach == nil {
+		return do()
+	}
+	e.reach("before " + name)
+	if err := do(); err != nil {
+		return err
+	}
+	e.reach("after " + name)
+	return nil
 }
 
 // Request says what is to be replicated, and how.

@@ -9,6 +9,9 @@ import (
 // SetLine has delegates dial one another by what line makes of their addresses.
 func (e *Engine) SetLine(line func(address string) (string, error)) { e.line = line }
 
+// SetReach has reach told of every border of a recorded step.
+func (e *Engine) SetReach(reach func(border string)) { e.reach = reach }
+
 // ReplicateWith is Replicate with something that happens between the look at the pools and the run.
 func (e *Engine) ReplicateWith(ctx context.Context, request Request, between func()) (report.Run, error) {
 	s, err := e.resolve(ctx, request)

@@ -45,13 +45,17 @@ func child(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		pools[p.Name] = &delegate.Pool{Name: p.Name, API: client, Store: store}
+		pools[p.Name] = &delegate.Pool{Name: p.Name, API: watchCalls(client, p.Name), Store: store}
 	}
 	limit, err := ratelimit.Parse(cmp.Or(os.Getenv(limitVariable), "unlimited"))
 	if err != nil {
 		return err
 	}
 	engine := &replication.Engine{Store: store, SpawnTimeout: 20 * time.Second}
+	engine.SetReach(reach)
+	if chore := os.Getenv(choreVariable); chore != "" {
+		return errors.Join(doChore(ctx, engine, chore, pools["b"]), errors.New("the child was to be killed before"))
+	}
 	if point := os.Getenv(revertVariable); point != "" {
 		records, err := store.Replicas(ctx)
 		if err == nil {

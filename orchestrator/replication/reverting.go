@@ -15,13 +15,14 @@ import (
 
 // reverting are the steps of a revert, in their order.
 var reverting = []struct {
+	name  string
 	phase report.Phase
 	do    func(*reversion, context.Context) error
 }{
-	{report.PhasePrepare, (*reversion).checkRecord},
-	{"", (*reversion).markDirty},
-	{report.PhaseTransfer, (*reversion).revert},
-	{report.PhaseCommit, (*reversion).commit},
+	{"check the record", report.PhasePrepare, (*reversion).checkRecord},
+	{"mark dirty", "", (*reversion).markDirty},
+	{"revert", report.PhaseTransfer, (*reversion).revert},
+	{"commit", report.PhaseCommit, (*reversion).commit},
 }
 
 func (v *reversion) execute(ctx context.Context) error {
@@ -35,7 +36,7 @@ func (v *reversion) execute(ctx context.Context) error {
 		if s.phase != "" {
 			v.report.phase(s.phase)
 		}
-		if err := s.do(v, ctx); err != nil {
+		if err := v.engine.step(s.name, func() error { return s.do(v, ctx) }); err != nil {
 			return err
 		}
 	}

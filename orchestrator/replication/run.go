@@ -112,25 +112,26 @@ func (e *Engine) ensureRecord(ctx context.Context, s *subject) error {
 
 // step is a part of a run; phase is empty where none begins.
 type step struct {
+	name  string
 	phase report.Phase
 	do    func(*run, context.Context) error
 }
 
 var (
 	firstSteps = []step{
-		{report.PhasePrepare, (*run).checkRecord},
-		{"", (*run).prepareSource},
-		{"", (*run).prepareTarget},
-		{"", (*run).prepareSeeds},
-		{report.PhaseSpawn, (*run).spawn},
-		{"", (*run).checkAgain},
-		{"", (*run).noteHosts},
-		{report.PhaseTransfer, (*run).markDirty},
-		{"", (*run).transfer},
+		{"check the record", report.PhasePrepare, (*run).checkRecord},
+		{"prepare the source", "", (*run).prepareSource},
+		{"prepare the target", "", (*run).prepareTarget},
+		{"prepare the seeds", "", (*run).prepareSeeds},
+		{"spawn", report.PhaseSpawn, (*run).spawn},
+		{"check again", "", (*run).checkAgain},
+		{"note the hosts", "", (*run).noteHosts},
+		{"mark dirty", report.PhaseTransfer, (*run).markDirty},
+		{"transfer", "", (*run).transfer},
 	}
 	lastSteps = []step{
-		{report.PhaseVerify, (*run).readBack},
-		{report.PhaseCommit, (*run).commit},
+		{"read back", report.PhaseVerify, (*run).readBack},
+		{"commit", report.PhaseCommit, (*run).commit},
 	}
 )
 
@@ -153,7 +154,7 @@ func (r *run) carryOut(ctx context.Context, steps []step) error {
 				return err
 			}
 		}
-		if err := s.do(r, ctx); err != nil {
+		if err := r.engine.step(s.name, func() error { return s.do(r, ctx) }); err != nil {
 			return err
 		}
 	}
@@ -182,13 +183,14 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 		}
 	}
 	r.countControl()
-	if err := errors.Join(r.retire(ctx), r.saga.Unwind(ctx)); err != nil {
+	err := r.engine.step("clean up", func() error { return errors.Join(r.retire(ctx), r.saga.Unwind(ctx)) })
+	if err != nil {
 		r.log.Warn("the run left objects behind", "cause", err)
 		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
 	}
 	if failure == nil {
 		r.noteUtilisation(ctx)
-		r.prune(ctx)
+		_ = r.engine.step("prune", func() error { r.prune(ctx); return nil })
 	}
 	state := report.StateCommitted
 	switch {
@@ -202,7 +204,7 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 	}
 	r.report.end(state, failure)
 	final := r.report.copy()
-	return final, errors.Join(failure, r.store.SaveReport(ctx, final))
+	return final, errors.Join(failure, r.engine.step("store the end", func() error { return r.store.SaveReport(ctx, final) }))
 }
 
 // retire removes the delegates, at the same time.
