@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 const (
@@ -29,6 +30,35 @@ func (e *Engine) Recover(ctx context.Context, pools ...*delegate.Pool) ([]saga.R
 	answering, failure := load(ctx, pools)
 	all, err := saga.Recover(ctx, e.Store, Undoers(e.Store, answering...))
 	return all, errors.Join(failure, err, failures(all), e.finishReverts(ctx, answering))
+}
+
+// Preview says what Recover would do.
+type Preview struct {
+	Runs    []saga.Preview
+	Reverts []*UnfinishedRevertError // it would finish these
+}
+
+// Preview says what Recover would do now, and changes nothing: what it would remove is decided by the same code, in pools that
+// refuse every change.
+func (e *Engine) Preview(ctx context.Context, pools ...*delegate.Pool) (p Preview, err error) {
+	answering, failure := load(ctx, pools)
+	for _, pool := range answering {
+		pool.API = xapi.ReadOnly(pool.API)
+	}
+	p.Runs, err = saga.Foresee(ctx, e.Store, Undoers(e.Store, answering...))
+	records, unread := e.Store.Replicas(ctx)
+	failure = errors.Join(failure, err, unread)
+	for _, record := range records {
+		if !slices.ContainsFunc(answering, func(pool *delegate.Pool) bool { return pool.Inventory.UUID == record.TargetPool }) {
+			continue
+		}
+		interrupted, err := unfinishedRevert(ctx, e.Store, record)
+		if interrupted != nil && err == nil {
+			p.Reverts = append(p.Reverts, interrupted)
+		}
+		failure = errors.Join(failure, err)
+	}
+	return p, failure
 }
 
 // sweep tries again what runs that have ended could not remove, before a run of these pools begins: it may take the room or the

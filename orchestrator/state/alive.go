@@ -163,6 +163,16 @@ func (s *Store) OwnsRun(ctx context.Context, id string) error {
 	return err
 }
 
+// OwnerGone reports whether the owner of an unfinished run, a job's or a single one's, is gone, so that another process may take the
+// run over.
+func (s *Store) OwnerGone(ctx context.Context, run string, owner Owner) (bool, error) {
+	err := s.checkGone(ctx, s.db, run, owner)
+	if errors.Is(err, ErrBusy) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // checkGone is a *BusyError unless the owner of an unfinished run is gone. One on this host is when it is dead: how old its last sign
 // of life seems tells nothing, since clocks are set and machines sleep with all their processes. One on another host is when it
 // has given no sign of life, by any of its runs, for LeaseTime.

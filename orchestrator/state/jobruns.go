@@ -158,12 +158,46 @@ func (s *Store) cancelJobRun(ctx context.Context, tx *sql.Tx, run JobRun) error 
 	} else if err != nil {
 		return err
 	}
-	r := run.Report
-	r.State, r.Finished, r.Error = report.StateCancelled, s.now().UTC(), "cancelled after its process had died"
+	return s.endJobRun(ctx, tx, run.Report, report.StateCancelled, "cancelled after its process had died")
+}
+
+// PendingJobRuns lists the runs of jobs that have not ended, the oldest first.
+func (s *Store) PendingJobRuns(ctx context.Context) ([]JobRun, error) {
+	found, err := queryAll(ctx, s.db, scanJobRun, selectJobRuns+`WHERE finished = '' ORDER BY started, id`)
+	if err != nil {
+		return nil, fmt.Errorf("listing the runs of jobs that have not ended: %w", err)
+	}
+	return found, nil
+}
+
+// EndJobRun ends a job's run whose owner is gone, as interrupted: nobody is to go on with it. Else it is a *BusyError. ErrEnded.
+func (s *Store) EndJobRun(ctx context.Context, id, cause string) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		run, err := findJobRun(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if run.Report.State.Final() {
+			return ErrEnded
+		}
+		if err := s.checkGone(ctx, tx, id, run.Owner); err != nil {
+			return err
+		}
+		return s.endJobRun(ctx, tx, run.Report, report.StateInterrupted, cause)
+	})
+	if err != nil {
+		return fmt.Errorf("ending job's run %s: %w", id, err)
+	}
+	return nil
+}
+
+// endJobRun stores the end of a run whose process died, and of those of its VMs that had not come to theirs.
+func (s *Store) endJobRun(ctx context.Context, tx *sql.Tx, r report.JobRun, end report.State, cause string) error {
+	r.State, r.Finished, r.Error = end, s.now().UTC(), cause
 	for i := range r.VMs {
 		switch r.VMs[i].State {
 		case report.StateWaiting:
-			r.VMs[i].State = report.StateCancelled
+			r.VMs[i].State = end
 		case report.StateRunning:
 			r.VMs[i].State, r.VMs[i].Error = report.StateInterrupted, "its process died"
 		}
