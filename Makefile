@@ -89,7 +89,7 @@ ci: ## what every change must pass: lint, the tests, the worlds qemu and xen, fo
 	hack/timed xen $(MAKE) xen
 	hack/timed foreign $(MAKE) foreign
 
-nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, properties, chaos
+nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all worlds, fuzzing, properties, chaos, every kill
 	hack/timed xen-hvm $(MAKE) xen-hvm
 	hack/timed slim-e2e $(MAKE) e2e KERNEL=slim
 	hack/timed slim-xen $(MAKE) xen KERNEL=slim
@@ -98,6 +98,7 @@ nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all 
 	hack/timed properties $(GO) test -timeout 60m ./transfer -run Propert -rapid.checks=1000
 	hack/timed fuzz $(MAKE) fuzz
 	hack/timed chaos $(MAKE) chaos
+	hack/timed kill-matrix $(GO) test -race -count=1 -timeout 60m -run TestKillMatrix -v ./orchestrator/replication -matrix
 	hack/timed scale $(MAKE) scale ALL=1
 
 bench: ## the engine against the tools that Debian has, into bench/ (SIZE=8G REPEAT=5 CASES=REGEXP RESULTS=bench)

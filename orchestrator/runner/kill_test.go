@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/report"
@@ -63,6 +64,16 @@ func TestTheNextProcessGoesOn(t *testing.T) {
 	w.must(process.Process.Kill())
 	_ = process.Wait() // it was killed
 	w.must(err)
+
+	for window, over := range map[time.Duration]bool{time.Hour: false, 0: true} {
+		found, err := runner.EndAbandoned(t.Context(), w.store, window, true)
+		if err != nil || len(found) != 1 || found[0].Run.ID != at.ID || found[0].Over != over {
+			t.Errorf("abandoned for %v: %+v, %v", window, found, err)
+		}
+	}
+	if found, err := runner.EndAbandoned(t.Context(), w.store, time.Hour, false); err != nil || len(found) != 1 || found[0].Over {
+		t.Errorf("within the resume window: %+v, %v", found, err)
+	}
 
 	run := w.run(report.StateCommitted, runner.RunOptions{})
 	if run.ID != at.ID || len(run.VMs) != 2 {

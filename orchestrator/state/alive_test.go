@@ -188,6 +188,42 @@ func TestADeadProcessHereNeedsNoLease(t *testing.T) {
 	}
 }
 
+// TestTheEndOfAnAbandonedRun: of a job's run whose process lives nobody makes an end, of one whose process is dead anybody.
+func TestTheEndOfAnAbandonedRun(t *testing.T) {
+	store, whole, _, _, dir := keptWorld(t)
+	ctx := t.Context()
+	dead := store.Owner()
+	if gone, err := store.OwnerGone(ctx, whole.ID, dead); gone || err != nil {
+		t.Errorf("this process is gone: %t, %v", gone, err)
+	}
+	if err := store.EndJobRun(ctx, whole.ID, "abandoned"); !errors.Is(err, state.ErrBusy) {
+		t.Errorf("the run of a living process: %v", err)
+	}
+	dead.Start += "0"
+	if err := statetest.GiveAway(ctx, dir, dead); err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := store.OwnerGone(ctx, whole.ID, dead); !gone || err != nil {
+		t.Errorf("a dead process is gone: %t, %v", gone, err)
+	}
+	if pending, err := store.PendingJobRuns(ctx); err != nil || len(pending) != 1 {
+		t.Errorf("pending: %+v, %v", pending, err)
+	}
+	if err := store.EndJobRun(ctx, whole.ID, "abandoned"); err != nil {
+		t.Error(err)
+	}
+	ended, err := store.JobRun(ctx, whole.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := ended.Report; r.State != report.StateInterrupted || r.Error != "abandoned" || r.VMs[0].State != report.StateInterrupted || r.VMs[1].State != report.StateInterrupted {
+		t.Errorf("ended as %+v", r)
+	}
+	if err := store.EndJobRun(ctx, whole.ID, "abandoned"); !errors.Is(err, state.ErrEnded) {
+		t.Errorf("once more: %v", err)
+	}
+}
+
 // TestALivingProcessThatIsSilent: no clock takes the runs of a living process of this host away, nor its own waking from sleep.
 func TestALivingProcessThatIsSilent(t *testing.T) {
 	store, whole, part, c, dir := keptWorld(t)

@@ -1,0 +1,132 @@
+package replication_test
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/replication"
+	"github.com/understudy-dr/understudy/orchestrator/report"
+	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
+)
+
+// diverge has somebody start the replica, and halt it again.
+func (m *matrix) diverge() {
+	m.Helper()
+	ref, _ := m.replicaVM()
+	m.must(m.b.API.Call(m.Context(), "VM.set_blocked_operations", nil, ref, map[string]string{}))
+	m.must(m.b.API.Run(m.Context(), "VM.start", nil, ref, false, false))
+	m.must(m.b.API.Run(m.Context(), "VM.hard_shutdown", nil, ref))
+}
+
+// resyncs kills resyncs: either the hold is still there and another one lifts it, or it is lifted. What the replica held is kept.
+func (m *matrix) resyncs() {
+	chore := choreVariable + "=" + string(state.RunResync)
+	m.diverge()
+	m.each("resync", m.borders(chore), func(border string, gc bool) string {
+		m.replicate()
+		m.removeSnapshots(replica.KindDiverged)
+		m.change()
+		m.diverge()
+		_, vm := m.replicaVM()
+		held := m.content(vm)
+		m.dieAt(border, chore)
+		if gc {
+			m.recover()
+		}
+		outcome := committed
+		if m.details().Standing == replication.StandingDiverged {
+			outcome = rolledBack
+			m.resync()
+		}
+		if _, err := m.engine.Resync(m.Context(), replication.ResyncRequest{Replica: m.record().ID, Target: m.b}); !errors.Is(err, replication.ErrNotDiverged) {
+			m.Errorf("once more: %v", err)
+		}
+		kept := m.snapshots(replica.KindDiverged)
+		if len(kept) == 0 {
+			m.Error("what the replica held is not kept")
+		}
+		for _, snapshot := range kept {
+			if m.content(snapshot) != held {
+				m.Error("what is kept is not what the replica held")
+			}
+		}
+		m.replicate()
+		m.equal()
+		m.tidy(replication.DefaultRetention)
+		return outcome
+	})
+	m.removeSnapshots(replica.KindDiverged)
+}
+
+// detaches kills detaches, which are done when they are repeated.
+func (m *matrix) detaches() {
+	chore := choreVariable + "=" + string(state.RunDetach)
+	listed := m.borders(chore)
+	m.each("detach", listed, func(border string, gc bool) string {
+		m.replicate()
+		record := m.record()
+		m.dieAt(border, chore)
+		if gc {
+			m.recover()
+		}
+		outcome := committed
+		if run, err := m.engine.Detach(m.Context(), replication.DetachRequest{Replica: record.ID, Target: m.b, RemoveRestorePoints: true}); err == nil {
+			outcome = rolledBack
+			if run.State != report.StateCommitted {
+				m.Errorf("repeated it is %s", run.State)
+			}
+		} else if !errors.Is(err, state.ErrNotFound) {
+			m.Errorf("repeated: %v", err)
+		}
+		m.recover()
+		m.nothingMarked()
+		if got := m.simB.VDIPath(record.Disks[0].TargetVDI); got == "" {
+			m.Error("the VM lost its disk")
+		}
+		return outcome
+	})
+}
+
+// nothingMarked checks that but the delegate's template nothing in the target pool says that it is ours.
+func (m *matrix) nothingMarked() {
+	m.Helper()
+	vms, err := xapi.AllRecords[xapi.VM](m.Context(), m.b.API, "VM")
+	m.must(err)
+	for _, vm := range vms {
+		if !vm.IsATemplate && slices.ContainsFunc(slices.Collect(maps.Keys(vm.OtherConfig)), func(key string) bool { return strings.HasPrefix(key, "understudy:") }) {
+			m.Errorf("VM %s has %v", vm.NameLabel, vm.OtherConfig)
+		}
+	}
+	m.tidy(0)
+}
+
+// snapshots are the replica's of a kind.
+func (m *matrix) snapshots(kind replica.Kind) map[xapi.Ref]xapi.VM {
+	m.Helper()
+	vms, err := xapi.AllRecords[xapi.VM](m.Context(), m.b.API, "VM")
+	m.must(err)
+	maps.DeleteFunc(vms, func(_ xapi.Ref, vm xapi.VM) bool {
+		marker, owner, _ := replica.Read(m.store.Installation().UUID, vm.UUID, vm.OtherConfig)
+		return owner != replica.Ours || marker.Kind != kind
+	})
+	return vms
+}
+
+// removeSnapshots is what an administrator does by hand.
+func (m *matrix) removeSnapshots(kind replica.Kind) {
+	m.Helper()
+	for ref, vm := range m.snapshots(kind) {
+		for _, at := range vm.VBDs {
+			vbd, err := xapi.GetRecord[xapi.VBD](m.Context(), m.b.API, "VBD", at)
+			m.must(err)
+			if vbd.Type == xapi.TypeDisk {
+				m.must(m.b.API.Run(m.Context(), "VDI.destroy", nil, vbd.VDI))
+			}
+		}
+		m.must(m.b.API.Run(m.Context(), "VM.destroy", nil, ref))
+	}
+}
