@@ -37,22 +37,25 @@ type request struct {
 
 // controlBlock is the kernel's struct iocb (linux/aio_abi.h) on little-endian machines.
 type controlBlock struct {
-	data           uint64 // comes back with the event: the request's number
-	key, rwFlags   uint32
-	operation      uint16
-	priority       int16
-	descriptor     uint32
-	buffer         uint64 // address
-	length         uint64
-	offset         int64
-	reserved       uint64
-	flags, eventFD uint32
+	data       uint64 // comes back with the event: the request's number
+	_          uint64 // key, rw_flags
+	operation  uint16
+	_          int16 // priority
+	descriptor uint32
+	buffer     uint64 // address
+	length     uint64
+	offset     int64
+	_          uint64 // reserved
+	flags      uint32
+	eventFD    uint32
 }
 
 // completion is the kernel's struct io_event.
 type completion struct {
-	data, object    uint64
-	result, result2 int64
+	data   uint64
+	_      uint64 // address of the controlBlock
+	result int64
+	_      int64
 }
 
 // Values of linux/aio_abi.h.
