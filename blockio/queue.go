@@ -139,6 +139,9 @@ func (q *queue) do(operation uint16, f *os.File, p []byte, off int64) (int, erro
 	list := &r.block
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, q.context, 1, uintptr(unsafe.Pointer(&list))); errno != 0 {
 		r.buffer = nil
+		if errno == unix.EAGAIN { // the kernel lacks memory for the request, not the disk
+			return directly(operation, f, p, off)
+		}
 		return 0, errno
 	}
 	result := <-r.done
@@ -147,6 +150,14 @@ func (q *queue) do(operation uint16, f *os.File, p []byte, off int64) (int, erro
 		return 0, unix.Errno(-result)
 	}
 	return int(result), nil
+}
+
+// directly carries a request out by a system call.
+func directly(operation uint16, f *os.File, p []byte, off int64) (int, error) {
+	if operation == operationRead {
+		return unix.Pread(int(f.Fd()), p, off)
+	}
+	return unix.Pwrite(int(f.Fd()), p, off)
 }
 
 // all repeats a request until all of p is moved, as os.File does.
