@@ -27,7 +27,7 @@ func (r *run) checkRecord(ctx context.Context) error {
 }
 
 func sameRecord(a, b state.Replica) bool {
-	return a.TargetVM == b.TargetVM && a.LastCommit.Equal(b.LastCommit) && slices.Equal(a.Disks, b.Disks)
+	return a.TargetVM == b.TargetVM && a.LastCommit.Equal(b.LastCommit) && a.Failover.State == b.Failover.State && slices.Equal(a.Disks, b.Disks)
 }
 
 // checkAgain decides once more whether the replica may be written and what it is taken for, on a look of its own: somebody may

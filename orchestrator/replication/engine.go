@@ -14,6 +14,7 @@ import (
 	"github.com/understudy-dr/understudy/netproto"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -100,6 +101,8 @@ type Request struct {
 	Limit ratelimit.Schedule
 	// JobRun is the id of the job's run that the run is a part of; empty: of none.
 	JobRun string
+	// failover is the state of the replica in which the run is a part of a failover; every other run waits for Standby.
+	failover replica.Failover
 }
 
 func (r Request) validate() error {

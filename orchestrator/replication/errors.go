@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 )
 
 var (
@@ -53,6 +56,26 @@ func (e *HeldError) named() string {
 		return e.VM
 	}
 	return e.Replica
+}
+
+// SuspendedError says that a replica is in a failover state: no run writes to it.
+type SuspendedError struct {
+	Replica string // id
+	State   replica.Failover
+}
+
+func (e *SuspendedError) Error() string { return e.what() + "; " + e.mend() }
+
+func (e *SuspendedError) what() string {
+	return fmt.Sprintf("the replica %s is %s, and its runs are suspended", e.Replica, e.State)
+}
+
+func (e *SuspendedError) mend() string {
+	verbs := make([]string, 0, 3)
+	for _, v := range e.State.Verbs() {
+		verbs = append(verbs, string(v))
+	}
+	return "what can be done about it is " + strings.Join(verbs, " or ")
 }
 
 // withCause adds why the context ended to an error that came of it.

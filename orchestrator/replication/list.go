@@ -39,6 +39,7 @@ type Info struct {
 	Standing      Standing            `json:"standing"`
 	Rung          replica.Rung        `json:"rung,omitempty"`       // of trust, that does not hold
 	Cause         string              `json:"cause,omitempty"`      // of a standing that is not clean
+	Failover      replica.Failover    `json:"failover,omitempty"`   // empty: standby
 	Trust         state.TrustOverride `json:"trust,omitempty"`      // an administrator's word; empty: as each run is asked
 	Generation    manifest.Generation `json:"generation,omitzero"`  // of the last commit
 	LastCommit    time.Time           `json:"last_commit,omitzero"` // by the target pool's clock
@@ -96,8 +97,9 @@ type lister struct {
 func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 	info := Info{
 		ID: record.ID, SR: record.TargetSR, LastCommit: record.LastCommit, Disks: len(record.Disks), Trust: record.Trust,
-		VM:      l.vm(record.SourcePool, record.SourceVM),
-		Replica: l.vm(record.TargetPool, record.TargetVM),
+		Failover: replica.Failover(record.Failover.State),
+		VM:       l.vm(record.SourcePool, record.SourceVM),
+		Replica:  l.vm(record.TargetPool, record.TargetVM),
 	}
 	for _, d := range record.Disks {
 		info.Size += d.LogicalSize

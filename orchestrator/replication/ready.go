@@ -21,6 +21,7 @@ const (
 	CodeReplicaRunning  = "replica-running"        // it is not halted
 	CodeReplicaDiverged = "replica-diverged"       // somebody used it
 	CodeReplicaStranger = "replica-stranger"       // it is not known to be ours
+	CodeSuspended       = "replica-suspended"      // it is in a failover state
 	CodeReverting       = "revert-unfinished"      // a revert of it was interrupted
 	CodeVTPM            = "vtpm"                   // the source VM has a virtual TPM
 	CodeDiskElsewhere   = "disk-elsewhere"         // a disk of the replica is on another SR than wanted
@@ -81,6 +82,17 @@ func (s *subject) refuse(held *HeldError) {
 func (s *subject) refused(err error, code, subject, mend, cause string, args ...any) {
 	s.found(report.SeverityError, code, subject, mend, cause, args...)
 	s.causes = append(s.causes, err)
+}
+
+// refuseSuspended refuses a replica that is in a failover state, but for the last run of the failover itself.
+func (s *subject) refuseSuspended() bool {
+	state := replica.Failover(s.record.Failover.State)
+	if state == replica.Standby || s.request.failover != "" && s.request.failover == state {
+		return false
+	}
+	err := &SuspendedError{Replica: s.record.ID, State: state}
+	s.refused(err, CodeSuspended, "replica VM "+s.record.TargetVM, err.mend(), "%s", err.what())
+	return true
 }
 
 func (s *subject) refuseReverting(interrupted *UnfinishedRevertError) {

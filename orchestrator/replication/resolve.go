@@ -212,7 +212,7 @@ func (s *subject) adopt(installation string) {
 // judge decides whether the replica may be written, and what it is taken for.
 func (s *subject) judge(ctx context.Context, store *state.Store) error {
 	s.standbyDisks = map[string]inventory.Disk{}
-	if s.standby == nil {
+	if s.refuseSuspended() || s.standby == nil {
 		return nil
 	}
 	numbers := map[string]bool{}

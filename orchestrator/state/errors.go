@@ -19,6 +19,7 @@ var (
 	ErrEnded       = errors.New("the run has ended")
 	ErrCancelled   = errors.New("cancelled by the administrator")
 	ErrDisabled    = errors.New("the job is disabled: enable it first")
+	ErrConflict    = errors.New("somebody else changed it meanwhile: look at it again")
 	ErrNoAddress   = errors.New("no free address")
 	ErrNewerSchema = errors.New("the state directory was written by a newer understudy")
 	ErrWrongKey    = errors.New("the key file does not open the secrets of this state directory")

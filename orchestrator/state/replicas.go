@@ -28,6 +28,7 @@ type Replica struct {
 	Trust      TrustOverride
 	// AcceptedStart is a start of the replica VM after which an administrator chose to have it overwritten; zero: none.
 	AcceptedStart time.Time
+	Failover      Failover
 	Disks         []Disk // by number
 }
 
@@ -50,7 +51,7 @@ func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 		return Replica{}, errors.New("recording a replica: it needs a source VM and a target SR")
 	}
 	r.ID, r.Created, r.LastCommit, r.Samples, r.Disks = uuid.NewString(), time.Now().UTC(), time.Time{}, 0, nil
-	r.Trust, r.AcceptedStart = TrustAsAsked, time.Time{}
+	r.Trust, r.AcceptedStart, r.Failover = TrustAsAsked, time.Time{}, Failover{}
 	_, err := s.db.ExecContext(ctx,
 		`INSERT INTO replicas (id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit)
 		 VALUES (?, ?, ?, ?, ?, ?, ?, '')`,
@@ -66,7 +67,7 @@ func (s *Store) CreateReplica(ctx context.Context, r Replica) (Replica, error) {
 	return r, nil
 }
 
-const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit, samples, trust, accepted_start FROM replicas `
+const selectReplicas = `SELECT id, source_pool, source_vm, target_pool, target_sr, target_vm, created, last_commit, samples, trust, accepted_start, failover, failover_note FROM replicas `
 
 // Replicas lists all replicas, the oldest first.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
@@ -114,8 +115,8 @@ func (s *Store) replicas(ctx context.Context, where string, args ...any) (found 
 }
 
 func scanReplica(scan scanFunc) (r Replica, err error) {
-	var created, commit, accepted string
-	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit, &r.Samples, &r.Trust, &accepted)
+	var created, commit, accepted, failover, note string
+	err = scan(&r.ID, &r.SourcePool, &r.SourceVM, &r.TargetPool, &r.TargetSR, &r.TargetVM, &created, &commit, &r.Samples, &r.Trust, &accepted, &failover, &note)
 	if err != nil {
 		return Replica{}, err
 	}
@@ -125,7 +126,10 @@ func scanReplica(scan scanFunc) (r Replica, err error) {
 	if r.LastCommit, err = parseTime(commit); err != nil {
 		return Replica{}, err
 	}
-	r.AcceptedStart, err = parseTime(accepted)
+	if r.AcceptedStart, err = parseTime(accepted); err != nil {
+		return Replica{}, err
+	}
+	r.Failover, err = parseFailover(failover, note)
 	return r, err
 }
 

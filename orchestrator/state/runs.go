@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,17 +24,25 @@ const (
 	RunRevert    RunKind = "revert" // of a replica to a restore point
 	RunResync    RunKind = "resync" // a diverged replica is kept aside, so that the next run may overwrite it
 	RunDetach    RunKind = "detach" // a replica becomes a VM of its own; afterwards the run is about none
-	RunDeploy    RunKind = "deploy" // of the delegate's image to a pool
-	RunTest      RunKind = "test"   // of a delegate
+	RunFailover  RunKind = "failover"
+	RunUndo      RunKind = "undo-failover"
+	RunCommit    RunKind = "commit-failover"
+	RunReverse   RunKind = "reverse"      // the former source of a replica becomes a replica of it
+	RunFailback  RunKind = "failback"     // the former source takes the work over again
+	RunRehearse  RunKind = "test-replica" // a restore point is started apart from the world
+	RunDeploy    RunKind = "deploy"       // of the delegate's image to a pool
+	RunTest      RunKind = "test"         // of a delegate
 )
+
+var kindsOfReplica = []RunKind{
+	RunReplicate, RunVerify, RunRevert, RunResync, RunDetach, RunFailover, RunUndo, RunCommit, RunReverse, RunFailback, RunRehearse,
+}
 
 // Valid reports whether k is one of the kinds above.
 func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == RunTest }
 
 // ofReplica reports whether runs of this kind are about a replica.
-func (k RunKind) ofReplica() bool {
-	return k == RunReplicate || k == RunVerify || k == RunRevert || k == RunResync || k == RunDetach
-}
+func (k RunKind) ofReplica() bool { return slices.Contains(kindsOfReplica, k) }
 
 // Run is the row of a run. Its state, times and error are those of the report, and so is the job's run that it is a part of.
 type Run struct {
