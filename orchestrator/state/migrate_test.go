@@ -19,6 +19,8 @@ ALTER TABLE pools DROP COLUMN delegate_mtu;
 ALTER TABLE replicas DROP COLUMN samples;
 ALTER TABLE replicas DROP COLUMN trust;
 ALTER TABLE replicas DROP COLUMN accepted_start;
+ALTER TABLE replicas DROP COLUMN failover;
+ALTER TABLE replicas DROP COLUMN failover_note;
 ALTER TABLE replica_disks DROP COLUMN utilisation;
 ALTER TABLE replica_disks DROP COLUMN foreign_writes;
 ALTER TABLE journal_segments DROP COLUMN reach;
