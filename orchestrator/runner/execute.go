@@ -147,21 +147,24 @@ func (x *execution) dispatch(ctx context.Context) error {
 	}
 }
 
-// begin begins the runs for which there is room, and returns why no more are begun at all.
+// begin begins the runs for which there is room, and returns why no more are begun at all. What others hold is read once for all that wait.
 func (x *execution) begin(ctx context.Context) error {
+	if len(x.waiting) == 0 || !x.limits.room() {
+		return ctx.Err()
+	}
+	free, err := x.freeAddresses(ctx)
+	if err != nil {
+		return err
+	}
 	for i := 0; i < len(x.waiting) && x.limits.room(); {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		fits, err := x.fits(ctx, x.waiting[i])
-		if err != nil {
-			return err
-		}
-		if !fits {
+		c := x.waiting[i]
+		if !x.fits(c, free) {
 			i++
 			continue
 		}
-		c := x.waiting[i]
 		x.waiting = slices.Delete(x.waiting, i, i+1)
 		x.limits.running[c.vm.UUID] = c.needs
 		x.start(ctx, c)
@@ -171,24 +174,17 @@ func (x *execution) begin(ctx context.Context) error {
 
 // fits reports whether the turn of a VM has come. One that has waited too long for addresses is begun nevertheless, by itself: its run
 // says what is wrong.
-func (x *execution) fits(ctx context.Context, c *candidate) (bool, error) {
+func (x *execution) fits(c *candidate, free map[string]int) bool {
 	if time.Now().Before(c.another) || !x.limits.storage(c.needs) {
-		return false, nil
+		return false
 	}
-	ours := map[string]bool{}
-	for _, vm := range x.book.copy().VMs {
-		if _, running := x.limits.running[vm.VM.UUID]; running {
-			ours[vm.Run] = true
-		}
-	}
-	free, err := x.addresses(ctx, c.needs, ours)
-	if free || err != nil {
-		return free, err
+	if x.limits.addresses(c.needs, free) {
+		return true
 	}
 	if c.since.IsZero() {
 		c.since = time.Now()
 	}
-	return len(x.limits.running) == 0 && x.waitedOut(c), nil
+	return len(x.limits.running) == 0 && x.waitedOut(c)
 }
 
 func (x *execution) waitedOut(c *candidate) bool {

@@ -81,38 +81,53 @@ func (l *limits) storage(n needs) bool {
 	return true
 }
 
-// addresses reports whether the pools have the addresses free that a run needs, beside those that the others at work take. Without
-// any other at work one is enough: how many are needed is known for certain when the run is placed. ours are the ids of the runs
-// at work.
-func (x *execution) addresses(ctx context.Context, n needs, ours map[string]bool) (bool, error) {
+// addresses reports whether there are as many addresses as a run needs, of those that are free beside the runs at work, by pool. Without
+// any at work one is enough: how many are needed is known for certain when the run is placed.
+func (l *limits) addresses(n needs, free map[string]int) bool {
 	for pool, wanted := range n.addresses {
+		left, counted := free[pool]
+		for _, other := range l.running {
+			left -= other.addresses[pool]
+		}
+		if len(l.running) == 0 {
+			wanted = 1
+		}
+		if counted && left < wanted {
+			return false
+		}
+	}
+	return true
+}
+
+// freeAddresses counts the addresses of the job's pools that nobody but its own runs at work holds. A pool that gives addresses out by
+// itself, or whose range cannot be read, of which the run tells, is not among them.
+func (x *execution) freeAddresses(ctx context.Context) (map[string]int, error) {
+	ours := map[string]bool{}
+	for _, vm := range x.book.copy().VMs {
+		if _, running := x.limits.running[vm.VM.UUID]; running {
+			ours[vm.Run] = true
+		}
+	}
+	free := map[string]int{}
+	for _, pool := range []string{x.look.from.UUID, x.look.to.UUID} {
 		record, err := x.Store.Pool(ctx, pool)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		ranges, err := placement.ParseAddresses(record.DelegateAddresses)
 		if err != nil || ranges.Len() == 0 {
-			continue // none are counted here, or they cannot be read, of which the run tells
+			continue
 		}
 		leases, err := x.Store.Leases(ctx, pool)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		free := ranges.Len()
+		free[pool] = ranges.Len()
 		for _, lease := range leases {
 			if address, err := netip.ParseAddr(lease.Address); err == nil && ranges.Contains(address) && !ours[lease.Run] {
-				free--
+				free[pool]--
 			}
 		}
-		for _, other := range x.limits.running {
-			free -= other.addresses[pool]
-		}
-		if len(x.limits.running) == 0 {
-			wanted = 1
-		}
-		if free < wanted {
-			return false, nil
-		}
 	}
-	return true, nil
+	return free, nil
 }
