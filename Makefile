@@ -12,7 +12,7 @@ FUZZ    ?= 30s
 CHAOS   ?= 3m
 # The kernel of the delegate's image: debian, or slim (a small one of our own, built from Debian's source)
 KERNEL  ?= debian
-# make bench: the disks' size (empty: 8G, or what the folder has room for), the repetitions, the cases as a regular expression, where
+# make bench and make runs: the disks' size (empty: 8G, or what the folder has room for), the repetitions, the cases as a regular expression, where
 # the results go
 SIZE    ?=
 REPEAT  ?= 5
@@ -22,7 +22,7 @@ RESULTS ?= bench
 VERSION := $(shell cat VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ci nightly bench bench-boot scale vuln fuzz chaos build image image-lock e2e xen xen-hvm foreign clean
+.PHONY: help demo test lint ci nightly bench bench-boot runs scale vuln fuzz chaos build image image-lock e2e xen xen-hvm foreign clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -105,6 +105,9 @@ bench: ## the engine against the tools that Debian has, into bench/ (SIZE=8G REP
 	hack/deps bench
 	$(GO) build -o $(BIN)/bench ./qemu-tests/cmd/bench
 	$(BIN)/bench -size '$(SIZE)' -repeat $(REPEAT) -cases '$(CASES)' -out '$(RESULTS)'
+
+runs: ## how long runs of a VM take from beginning to end, and how much of it the pools (SIZE=4G)
+	$(GO) run ./qemu-tests/cmd/runs $(if $(SIZE),--size $(SIZE))
 
 scale: ## a disk of 2 TiB, made up, and four disks at once, moved within a delegate's memory (ALL=1: and read to its last byte)
 	hack/deps bench
