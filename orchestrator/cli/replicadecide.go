@@ -128,18 +128,48 @@ func (a *app) replicaResync() *cobra.Command {
 }
 
 func (a *app) replicaDetach() *cobra.Command {
-	var remove bool
+	var remove, forget bool
 	c := &cobra.Command{
 		Use: "detach VM|ID", Short: "Make a replica a VM of its own, and forget it", Args: cobra.ExactArgs(1),
-		Long: "Takes markers, blocked operations and the tag off the replica's VM, its disks and its restore points, and forgets it.\nThe restore points stay as snapshots of the VM. The next run of the source VM to the same storage makes a new replica.",
+		Long: "Takes markers, blocked operations and the tag off the replica's VM, its disks and its restore points, and forgets it.\nThe restore points stay as snapshots of the VM. The next run of the source VM to the same storage makes a new replica.\n\n" +
+			"--forget is for a pool that is lost for good: the replica is forgotten, and its pool is not asked.",
 		RunE: func(c *cobra.Command, args []string) error {
+			if forget {
+				return a.forgetReplica(c.Context(), args[0])
+			}
 			return a.decide(c.Context(), args[0], func(ctx context.Context, e *replication.Engine, id string, target *delegate.Pool) (report.Run, error) {
 				return e.Detach(ctx, replication.DetachRequest{Replica: id, Target: target, RemoveRestorePoints: remove})
 			})
 		},
 	}
 	c.Flags().BoolVar(&remove, "remove-restore-points", false, "remove its restore points with their disks; what 'replica resync' has kept stays")
+	c.Flags().BoolVar(&forget, "forget", false, "forget the replica and leave its VM as it is, for a pool that is lost for good")
+	c.MarkFlagsMutuallyExclusive("forget", "remove-restore-points")
 	return c
+}
+
+// forgetReplica forgets a replica whose pool is not asked.
+func (a *app) forgetReplica(ctx context.Context, name string) error {
+	s, err := a.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // the run's end is durable
+	found, err := findReplica(ctx, s, name)
+	if err != nil {
+		return err
+	}
+	pools, _ := s.all(ctx, nil) // those that answer
+	run, err := (&replication.Engine{Store: s.store, Log: a.logger(a.stderr)}).Forget(ctx, found.ID, pools...)
+	if err != nil {
+		return err
+	}
+	return a.print(run, func(w *strings.Builder) {
+		for _, e := range run.Events {
+			fmt.Fprintf(w, "note: %s\n", e.Text)
+		}
+		fmt.Fprintf(w, "forgotten: replica %s; nothing in a pool was changed\n", found.ID)
+	})
 }
 
 // decide carries out what an administrator has chosen for a replica.

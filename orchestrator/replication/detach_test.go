@@ -103,3 +103,29 @@ func (w *world) isOfItsOwn(uuid string) {
 		w.Errorf("%d snapshots are left, want the restore point and what was kept", snapshots)
 	}
 }
+
+// TestForget: a replica whose pool is lost can be named as before, and is forgotten without a call to the pool, even in the middle of a dead
+// process's run.
+func TestForget(t *testing.T) {
+	w := newWorld(t, layout{sizes: []int64{4 * mib}})
+	w.replicate()
+	record := w.record()
+	w.dieAt("after mark dirty")
+	calls := maps.Clone(w.simB.AllCalls())
+	all, err := replication.Replicas(t.Context(), w.store)
+	w.must(err)
+	if len(all) != 1 || all[0].VM.Name != "web" || all[0].Replica.Name != "web (replica)" || all[0].Replica.Pool != "b" {
+		t.Errorf("with no pool to ask the replicas are %+v", all)
+	}
+	run, err := w.engine.Forget(t.Context(), record.ID, w.a)
+	w.must(err)
+	if now := w.simB.AllCalls(); !maps.Equal(now, calls) {
+		t.Errorf("the lost pool was asked: %v, before %v", now, calls)
+	}
+	if !slices.ContainsFunc(run.Events, func(e report.Event) bool { return e.Cause == "left-behind" }) {
+		t.Errorf("what the dead run left in the lost pool is not told: %+v", run.Events)
+	}
+	if _, err := w.store.Replica(t.Context(), record.ID); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("the record is still there: %v", err)
+	}
+}

@@ -113,6 +113,9 @@ func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 			info.Generation = manifests[n-1].Generation
 		}
 	}
+	if err := l.remember(ctx, &info); err != nil {
+		return Info{}, err
+	}
 	view, asked := l.views[record.TargetPool]
 	switch s := findStandby(view, record); {
 	case !asked:
@@ -132,6 +135,26 @@ func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 		}
 	}
 	return info, nil
+}
+
+// remember names the VMs as the last commit's run did, where their pools were not asked: a site that is lost tells no names any more.
+func (l lister) remember(ctx context.Context, info *Info) error {
+	if info.VM.Name != "" && info.Replica.Name != "" || info.Generation == (manifest.Generation{}) {
+		return nil
+	}
+	run, err := l.store.RunOf(ctx, info.ID, info.Generation)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, vm := range []struct{ of, was *report.VM }{{&info.VM, &run.Report.VM}, {&info.Replica, &run.Report.Replica}} {
+		if _, asked := l.views[vm.of.PoolUUID]; !asked && vm.of.UUID == vm.was.UUID {
+			vm.of.Name, vm.of.Pool = vm.was.Name, vm.was.Pool
+		}
+	}
+	return nil
 }
 
 // vm names a VM as its pool does, if that was asked.
