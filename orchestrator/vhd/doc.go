@@ -1,7 +1,9 @@
-// Package vhd reads which blocks a VHD holds, from the beginning of its stream and without the blocks themselves.
+// Package vhd reads VHDs as a pool streams them, front to back (xapi-facts §10.6): which blocks one holds, from its beginning alone, and
+// the content of a whole disk.
 //
-// A pool exports the difference between two disks as a differencing VHD (xapi-facts §10.6). Its allocation table lists the
-// blocks that were written since; that is all that is asked of it here: whether there are any, and where.
+// The difference between two disks comes as a differencing VHD. Its allocation table lists the blocks that were written since; that is
+// all that is asked of it here: whether there are any, and where (Reader.Next). A whole disk comes as a dynamic VHD, which says what it
+// leaves out as zeroes before the first byte of content does (Content.Held), and is then read in the order of the disk (Content.Read).
 //
 //	   0 ┌──────────────────┐
 //	     │ copy of footer   │ size, kind (dynamic, differencing), checksum
@@ -10,9 +12,12 @@
 //	1536 ├──────────────────┤
 //	     │ parent locators  │ skipped
 //	     ├──────────────────┤
-//	     │ allocation table │ for each block its first sector, or ffffffff: not there     ◀── Next ends here
+//	     │ allocation table │ for each block its first sector, or ffffffff: not there     ◀── Next ends here, Held knows
 //	     ├──────────────────┤
-//	     │ blocks, footer   │ not read
+//	     │ bitmap, block    │ a bit for each sector that counts; then the block          ◀── Content.Read
+//	     │ …                │
+//	     ├──────────────────┤
+//	     │ footer           │
 //	     └──────────────────┘
 //
 // The fields are those of the 'Virtual Hard Disk Image Format Specification' 1.0; all numbers are big-endian. What is read is

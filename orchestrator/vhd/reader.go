@@ -57,6 +57,7 @@ type Reader struct {
 	Size, BlockSize int64
 
 	stream  *bufio.Reader
+	table   int64 // where the table is
 	next    int64 // entry of the table
 	entries int64 // of the disk; what a larger table has beyond is not read
 }
@@ -79,11 +80,10 @@ func NewReader(stream io.Reader, largest int64) (*Reader, error) {
 	if err := r.fill(b[:], "dynamic header"); err != nil {
 		return nil, err
 	}
-	table, err := r.parseHeader(b[:])
-	if err != nil {
+	if r.table, err = r.parseHeader(b[:]); err != nil {
 		return nil, err
 	}
-	return r, r.skip(header+headerSize, table, "allocation table")
+	return r, r.skip(header+headerSize, r.table, "allocation table")
 }
 
 // Next gives the number of the next block that the image holds, ascending; io.EOF when there are no more. What follows the table
