@@ -36,6 +36,8 @@ type API interface {
 	Import(ctx context.Context, o ImportOptions) ([]Ref, error)
 	// ExportDisk reads a disk; see Client.ExportDisk.
 	ExportDisk(ctx context.Context, o DiskExport, read func(io.Reader) error) error
+	// ImportDisk writes to a disk; see Client.ImportDisk.
+	ImportDisk(ctx context.Context, o DiskImport) error
 }
 
 // Client is a session with a pool's coordinator. It is safe for concurrent use. Its goroutines end with the calls that they

@@ -9,7 +9,7 @@
 // of the API is an *Error with the code that the API gave. Ensure, Make and CopyVM are for callers that know how to see whether it was:
 // they look, and call again if it was not.
 //
-//	     Call, Events                        Run, Import
+//	     Call, Events                        Run, Import, ImportDisk
 //	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)
 //	         ▼                                ▼
 //	┌─ do: repeat (table in repeat.go), log in again, fail over ──────┐

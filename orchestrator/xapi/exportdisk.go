@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // exportMethod names a disk's export in errors and in the pool's list of tasks.
@@ -33,14 +34,21 @@ func (c *Client) ExportDisk(ctx context.Context, o DiskExport, read func(io.Read
 	if err := c.Call(ctx, "task.create", &task, exportMethod, ""); err != nil {
 		return err
 	}
-	reply, err := c.requestExport(ctx, o, task)
+	streaming, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	reply, err := c.requestExport(streaming, o, task)
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", exportMethod, err), c.dropTask(ctx, task))
 	}
 	defer reply.Body.Close()
-	failure := read(reply.Body)
-	rest, _ := io.CopyN(io.Discard, reply.Body, pageLimit)
-	ended := rest < pageLimit && ctx.Err() == nil // whatever the stream ended with, its host has done with it
+	host := reply.Request.URL.Host
+	watched, stopWatch := c.watch(streaming, host)
+	defer stopWatch()
+	defer context.AfterFunc(watched, func() { stop(context.Cause(watched)) })()
+	body := &steady{from: reply.Body, ctx: streaming, patience: c.config.CallTimeout, stop: stop, host: host}
+	failure := read(body)
+	rest, _ := io.CopyN(io.Discard, body, pageLimit)
+	ended := rest < pageLimit && streaming.Err() == nil // whatever the stream ended with, its host has done with it
 	reply.Body.Close()
 	if ctx.Err() != nil {
 		return c.abandonExport(ctx, task)
@@ -66,6 +74,30 @@ func (c *Client) ExportDisk(ctx context.Context, o DiskExport, read func(io.Read
 		return errors.Join(taskError(exportMethod, outcome), failure)
 	}
 	return failure
+}
+
+// steady is a stream whose host may not fall silent while it is read. A reader may take its time: what waits for it does not count.
+type steady struct {
+	from     io.Reader
+	ctx      context.Context // of the request
+	patience time.Duration
+	stop     context.CancelCauseFunc
+	host     string
+}
+
+func (s *steady) Read(p []byte) (int, error) {
+	timer := time.AfterFunc(s.patience, func() {
+		s.stop(fmt.Errorf("%s sent nothing more for %v: %w", s.host, s.patience, context.DeadlineExceeded))
+	})
+	n, err := s.from.Read(p)
+	timer.Stop()
+	if err != nil && !errors.Is(err, io.EOF) {
+		if s.ctx.Err() != nil {
+			err = context.Cause(s.ctx)
+		}
+		err = &transportError{fmt.Errorf("export from %s: %w", s.host, err)}
+	}
+	return n, err
 }
 
 func (c *Client) abandonExport(ctx context.Context, task Ref) error {

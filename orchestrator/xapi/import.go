@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"regexp"
 	"sync"
 	"sync/atomic"
@@ -53,23 +54,33 @@ func (c *Client) Import(ctx context.Context, o ImportOptions) ([]Ref, error) {
 			return nil, err
 		}
 	}
-	body := &upload{source: o.Body, size: o.Size, report: o.Progress}
-	addresses, failure := c.addressesOf(ctx, o.SR)
+	where := url.Values{"sr_id": {string(o.SR)}}
+	task, err := c.upload(ctx, destination{what: importMethod, path: "/import", query: where, probe: where, sr: o.SR},
+		o.Task, &upload{source: o.Body, size: o.Size, report: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	return parseTaskRefs(task.Result)
+}
+
+// upload sends a body to the pool under a task, and returns the task once it has succeeded. The body is not read any more then.
+func (c *Client) upload(ctx context.Context, to destination, ref Ref, body *upload) (Task, error) {
+	addresses, failure := c.addressesOf(ctx, to.sr)
 	if failure == nil {
-		failure = c.uploadTo(ctx, addresses, o, body)
+		failure = c.uploadTo(ctx, addresses, to, ref, body)
 	}
 	body.stop()
 	if !body.requested.Load() { // no host knows of the task: it would stay for a day
-		return nil, errors.Join(fmt.Errorf("%s: %w", importMethod, failure), c.dropTask(ctx, o.Task))
+		return Task{}, errors.Join(fmt.Errorf("%s: %w", to.what, failure), c.dropTask(ctx, ref))
 	}
 	if ctx.Err() != nil {
-		return nil, c.abandon(ctx, o.Task)
+		return Task{}, c.abandon(ctx, to.what, ref)
 	}
-	return c.importResult(ctx, o.Task, failure)
+	return c.outcome(ctx, to.what, ref, failure)
 }
 
-// importResult asks the task what came of an import. failure is what went wrong with the upload, if anything.
-func (c *Client) importResult(ctx context.Context, ref Ref, failure error) ([]Ref, error) {
+// outcome asks the task what came of an upload. failure is what went wrong with it, if anything.
+func (c *Client) outcome(ctx context.Context, what string, ref Ref, failure error) (Task, error) {
 	waiting := ctx
 	if failure != nil {
 		// A host that has lost its client without noticing waits for the rest for ever.
@@ -80,26 +91,26 @@ func (c *Client) importResult(ctx context.Context, ref Ref, failure error) ([]Re
 	}
 	task, err := c.waitTask(waiting, ref)
 	if ctx.Err() != nil {
-		return nil, c.abandon(ctx, ref)
+		return task, c.abandon(ctx, what, ref)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", importMethod, ErrOutcomeUnknown, errors.Join(failure, err))
+		return task, fmt.Errorf("%s: %w: %w", what, ErrOutcomeUnknown, errors.Join(failure, err))
 	}
 	c.destroyTask(ctx, ref)
 	switch {
 	case task.Status == TaskSuccess:
-		return parseTaskRefs(task.Result)
+		return task, nil
 	case task.Status != TaskFailure && task.Status != TaskCancelled:
-		return nil, fmt.Errorf("%s: its task ended as %q, which is no status known", importMethod, task.Status)
+		return task, fmt.Errorf("%s: its task ended as %q, which is no status known", what, task.Status)
 	case failure != nil:
-		return nil, fmt.Errorf("%w: %w", taskError(importMethod, task), failure)
+		return task, fmt.Errorf("%w: %w", taskError(what, task), failure)
 	}
-	return nil, taskError(importMethod, task)
+	return task, taskError(what, task)
 }
 
-// abandon gives up an import whose caller has left.
-func (c *Client) abandon(ctx context.Context, task Ref) error {
-	cause := fmt.Errorf("%s: %w", importMethod, context.Cause(ctx))
+// abandon gives up an upload whose caller has left.
+func (c *Client) abandon(ctx context.Context, what string, task Ref) error {
+	cause := fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 	defer cancel()
 	if err := c.cancelTask(ctx, task); err != nil {
@@ -122,7 +133,7 @@ func (c *Client) dropTask(ctx context.Context, task Ref) error {
 var lateFailure = regexp.MustCompile(`HTTP/1\.[01] [45]\d\d[^\r\n]*`)
 
 // put sends the body to one host and returns when the host has closed the connection.
-func (c *Client) put(ctx context.Context, address string, o ImportOptions, body *upload) error {
+func (c *Client) put(ctx context.Context, address string, to destination, task Ref, body *upload) error {
 	current, err := c.current()
 	if err != nil {
 		return err
@@ -142,7 +153,7 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 		GotConn:      func(got httptrace.GotConnInfo) { patient(got.Conn, stall) }, // the host closes it in the end
 		WroteHeaders: func() { body.requested.Store(true) },
 	})
-	request, err := http.NewRequestWithContext(traced, http.MethodPut, importURL(address, current.ref, o.SR, o.Task), body)
+	request, err := http.NewRequestWithContext(traced, http.MethodPut, to.url(address, current.ref, task, to.query), body)
 	if err != nil {
 		return err
 	}
@@ -179,7 +190,7 @@ func (c *Client) put(ctx context.Context, address string, o ImportOptions, body 
 	return nil
 }
 
-// upload is the body of an import: it counts, and is not read any more after stop.
+// upload is the body of one: it counts, and is not read any more after stop.
 type upload struct {
 	size      int64
 	report    func(int64)

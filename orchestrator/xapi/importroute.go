@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -14,6 +15,16 @@ import (
 
 // answerTimeout bounds what a host that works answers within seconds: a login, or where an upload goes.
 const answerTimeout = 30 * time.Second
+
+// destination is a handler of the pool that takes an upload (xapi-facts §10.4, §10.6).
+type destination struct {
+	what  string // in errors and in the pool's list of tasks
+	path  string
+	query url.Values // besides session and task
+	// probe is the query of a request without a body that is sent on like the upload, and harms nothing where it is not.
+	probe url.Values
+	sr    Ref // whose hosts are asked
+}
 
 // addressesOf lists where a disk can be written to an SR: the hosts that have it plugged, the coordinator first.
 func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
@@ -56,12 +67,12 @@ func (c *Client) addressesOf(ctx context.Context, sr Ref) ([]string, error) {
 }
 
 // uploadTo sends the body to the first host that takes it.
-func (c *Client) uploadTo(ctx context.Context, addresses []string, o ImportOptions, body *upload) error {
+func (c *Client) uploadTo(ctx context.Context, addresses []string, to destination, task Ref, body *upload) error {
 	var failures []error
 	for _, address := range addresses {
-		target, err := c.probe(ctx, address, o.SR)
+		target, err := c.probe(ctx, address, to)
 		if err == nil {
-			err = c.put(ctx, target, o, body)
+			err = c.put(ctx, target, to, task, body)
 		}
 		if err == nil {
 			return nil
@@ -74,16 +85,16 @@ func (c *Client) uploadTo(ctx context.Context, addresses []string, o ImportOptio
 	return errors.Join(failures...)
 }
 
-// probe asks a host where an upload for an SR goes, by one without a body: the host's own address, or the one that it names in a
+// probe asks a host where an upload goes, by one without a body: the host's own address, or the one that it names in a
 // redirection (302). What else it answers does not count, the upload itself will tell. The empty upload fails as a task of its
 // own, which is removed.
-func (c *Client) probe(ctx context.Context, address string, sr Ref) (target string, err error) {
+func (c *Client) probe(ctx context.Context, address string, to destination) (target string, err error) {
 	current, err := c.current()
 	if err != nil {
 		return "", err
 	}
 	var task Ref
-	if err := c.Call(ctx, "task.create", &task, importMethod+": which host", ""); err != nil {
+	if err := c.Call(ctx, "task.create", &task, to.what+": which host", ""); err != nil {
 		return "", err
 	}
 	taken := false
@@ -98,7 +109,7 @@ func (c *Client) probe(ctx context.Context, address string, sr Ref) (target stri
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
 		fmt.Errorf("%s did not say within %v where an upload goes: %w", address, timeout, context.DeadlineExceeded))
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, importURL(address, current.ref, sr, task), http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, to.url(address, current.ref, task, to.probe), http.NoBody)
 	if err != nil {
 		return "", err
 	}
@@ -131,10 +142,12 @@ func redirected(from, to string) (string, error) {
 	return besides(named[1], from)
 }
 
-func importURL(address, session string, sr, task Ref) string {
-	target := url.URL{Scheme: "https", Host: address, Path: "/import", RawQuery: url.Values{
-		"session_id": {session}, "task_id": {string(task)}, "sr_id": {string(sr)},
-	}.Encode()}
+// url is the address of a request to a host, under a session and a task.
+func (d destination) url(address, session string, task Ref, query url.Values) string {
+	query = maps.Clone(query)
+	query.Set("session_id", session)
+	query.Set("task_id", string(task))
+	target := url.URL{Scheme: "https", Host: address, Path: d.path, RawQuery: query.Encode()}
 	return target.String()
 }
 

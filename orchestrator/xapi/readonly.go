@@ -50,3 +50,7 @@ func (r readOnly) Import(context.Context, ImportOptions) ([]Ref, error) {
 func (r readOnly) ExportDisk(context.Context, DiskExport, func(io.Reader) error) error {
 	return fmt.Errorf("exporting a disk: %w", ErrReadOnly)
 }
+
+func (r readOnly) ImportDisk(context.Context, DiskImport) error {
+	return fmt.Errorf("importing a disk: %w", ErrReadOnly)
+}

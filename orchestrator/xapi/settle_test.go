@@ -31,6 +31,10 @@ func (s stub) ExportDisk(context.Context, xapi.DiskExport, func(io.Reader) error
 	return errors.New("no exports here")
 }
 
+func (s stub) ImportDisk(context.Context, xapi.DiskImport) error {
+	return errors.New("no imports here")
+}
+
 func (s stub) Events(context.Context, []string, string, time.Duration) (xapi.EventBatch, error) {
 	return xapi.EventBatch{}, errors.New("not asked for here")
 }
