@@ -98,8 +98,8 @@ func (l *Limiter) trySpend(n int) (wait time.Duration, changed <-chan struct{}) 
 	return 0, nil
 }
 
-// take waits until n bytes may be sent.
-func (l *Limiter) take(ctx context.Context, n int) error {
+// Take waits until n bytes may be sent; they count as sent then. It is for what goes over no Conn.
+func (l *Limiter) Take(ctx context.Context, n int) error {
 	for {
 		wait, changed := l.trySpend(n)
 		if wait == 0 {
@@ -139,7 +139,7 @@ func (c *limitedConn) WriteFrame(ctx context.Context, t netproto.Type, payload .
 		return c.Conn.WriteFrame(ctx, t, payload...)
 	}
 	start := time.Now()
-	err := c.limiter.take(ctx, n)
+	err := c.limiter.Take(ctx, n)
 	c.waited.Add(int64(time.Since(start)))
 	if err != nil {
 		return err

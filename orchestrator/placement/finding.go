@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
@@ -39,6 +40,24 @@ const (
 	CodeVersion       = "version"          // a host is too old
 	CodeUpgrading     = "pool-upgrading"   // the hosts are of several versions
 )
+
+// ofDelegates are the codes of what keeps delegates alone from a run.
+var ofDelegates = []string{
+	CodeImageMissing, CodeImageProtocol, CodeImageUnseen, CodeHostDown, CodeHostDisabled, CodeHostMemory, CodeSRUnseen, CodeTooManyDisks, CodeLicence,
+}
+
+// WithoutDelegates reports whether a request that some of these findings stand in the way of could be carried out without delegates:
+// no error is about anything else. others are the codes of those that are, too.
+func WithoutDelegates(request Request, found []report.Finding, now time.Time, others ...string) bool {
+	if slices.ContainsFunc(found, func(f report.Finding) bool {
+		return f.Severity == report.SeverityError && !slices.Contains(ofDelegates, f.Code) && !slices.Contains(others, f.Code)
+	}) {
+		return false
+	}
+	request.NoDelegates = true
+	_, err := MakePlan(request)
+	return err == nil && !report.Errors(Readiness(request, now))
+}
 
 // Infeasible says why a run cannot begin. Its findings are all that were found, warnings among them.
 type Infeasible struct {

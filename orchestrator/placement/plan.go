@@ -44,6 +44,9 @@ type Request struct {
 	TargetSR  xapi.Ref         // takes the disks
 	DiskSRs   map[int]xapi.Ref // takes single ones instead, by the number of the source disk
 	Direction Direction
+	// NoDelegates: the pools' own export and import move the disks. No host has to run anything, nor to see more than one SR; each SR
+	// is enough on some host.
+	NoDelegates bool
 	// Existing are the disks that the replica already has in the target pool, by the number of the source disk. They stay on
 	// the SR that they are on.
 	Existing map[int]xapi.Ref
@@ -81,8 +84,8 @@ func (r Request) existing(disk int) int64 { return r.Target.VDIs[r.Existing[disk
 type Plan struct {
 	VMUUID    string     `json:"vm_uuid"`
 	VMName    string     `json:"vm_name"`
-	Delegates []Delegate `json:"delegates"` // one of SideBoth, or SideSource and SideTarget in this order
-	Dialer    Side       `json:"dialer"`    // SideBoth with one delegate: nobody dials
+	Delegates []Delegate `json:"delegates"` // one of SideBoth, or SideSource and SideTarget in this order; none where none are wanted
+	Dialer    Side       `json:"dialer"`    // SideBoth with one delegate or none: nobody dials
 	Disks     []Disk     `json:"disks"`     // by number
 	Space     []Space    `json:"space"`     // one for each SR that must have room
 }
@@ -143,8 +146,11 @@ func MakePlan(request Request) (Plan, error) {
 	}
 
 	var found findings
-	found.disks(request.Source, vm, disks)
-	delegates := place(request, disks, &found)
+	found.disks(request.Source, vm, disks, !request.NoDelegates)
+	delegates := []Delegate{}
+	if !request.NoDelegates {
+		delegates = place(request, disks, &found)
+	}
 	space := spaceNeeded(request, disks, &found)
 	if len(found) > 0 {
 		return Plan{}, &Infeasible{Findings: found}
@@ -164,13 +170,13 @@ func MakePlan(request Request) (Plan, error) {
 	return plan, nil
 }
 
-// disks are the reasons that lie in the VM's disks.
-func (f *findings) disks(pool *inventory.Pool, vm xapi.VM, disks []inventory.Disk) {
+// disks are the reasons that lie in the VM's disks; delegates tells whether they are to be attached to some.
+func (f *findings) disks(pool *inventory.Pool, vm xapi.VM, disks []inventory.Disk, delegates bool) {
 	subject := "VM " + vm.NameLabel
 	switch {
 	case len(disks) == 0:
 		f.error(CodeNoDisk, subject, "attach a disk, or choose another VM", "VM %s has no disk", vm.NameLabel)
-	case len(disks) > maxDisks:
+	case len(disks) > maxDisks && delegates:
 		f.error(CodeTooManyDisks, subject, "detach some of them", "VM %s has %d disks, a delegate takes %d", vm.NameLabel, len(disks), maxDisks)
 	}
 	for _, disk := range disks {

@@ -22,7 +22,7 @@ const (
 	minAPIMajor, minAPIMinor = 2, 6
 )
 
-// needed are the features that a run needs in both pools, by the flag of pool.restrictions that takes them away (xapi-facts §6.8).
+// needed are the features that a run with delegates needs in both pools, by the flag of pool.restrictions that takes them away (xapi-facts §6.8).
 var needed = []struct{ flag, what string }{
 	{"restrict_vm_start", "starting VMs, and with them delegates"},
 }
@@ -37,9 +37,9 @@ var excluding = []xapi.VMOperation{
 // no part of it. The VM and the SRs must exist. now is compared with the dates of licences.
 func Readiness(request Request, now time.Time) []report.Finding {
 	var found findings
-	found.pool(request.Source, now)
+	found.pool(request.Source, !request.NoDelegates, now)
 	if request.Target.UUID != request.Source.UUID {
-		found.pool(request.Target, now)
+		found.pool(request.Target, !request.NoDelegates, now)
 	}
 	vm := request.Source.VMs[request.SourceVM]
 	found.vm(request.Source, vm)
@@ -47,19 +47,19 @@ func Readiness(request Request, now time.Time) []report.Finding {
 	if err != nil {
 		return found // MakePlan tells
 	}
-	found.srs(request.Source, srsOf(disks))
-	found.srs(request.Target, request.targetSRs(disks))
+	found.srs(request.Source, srsOf(disks), request.NoDelegates)
+	found.srs(request.Target, request.targetSRs(disks), request.NoDelegates)
 	found.sourceChains(request, vm, disks)
 	found.targetDisks(request, vm, disks)
 	return found
 }
 
-// pool looks at licence and versions.
-func (f *findings) pool(pool *inventory.Pool, now time.Time) {
+// pool looks at licence and versions. delegates tells whether any are to be started.
+func (f *findings) pool(pool *inventory.Pool, delegates bool, now time.Time) {
 	subject := "pool " + pool.Name
 	for _, need := range needed {
-		if pool.Record.Restrictions[need.flag] == "true" {
-			f.error(CodeLicence, subject, "give the pool a licence with it: nothing can be replicated from or to the pool without",
+		if delegates && pool.Record.Restrictions[need.flag] == "true" {
+			f.error(CodeLicence, subject, "give the pool a licence with it: no delegate runs in the pool without",
 				"the licence of pool %s forbids %s (%s)", pool.Name, need.what, need.flag)
 		}
 	}
@@ -112,15 +112,20 @@ func (f *findings) vm(pool *inventory.Pool, vm xapi.VM) {
 	}
 }
 
-// srs looks for storage that nobody sees, or that was never looked at.
-func (f *findings) srs(pool *inventory.Pool, refs []xapi.Ref) {
+// srs looks for storage that nobody sees, or that was never looked at. alive asks for a host that lives: who places delegates has
+// looked for one.
+func (f *findings) srs(pool *inventory.Pool, refs []xapi.Ref, alive bool) {
 	for _, ref := range refs {
 		sr, ok := pool.SRs[ref]
 		if !ok {
 			continue // MakePlan tells
 		}
 		seen := func(host xapi.Ref) bool { return pool.HostSees(host, ref) }
-		if !slices.ContainsFunc(sortedHosts(pool), seen) {
+		lives := func(host xapi.Ref) bool { return seen(host) && pool.HostMetrics[pool.Hosts[host].Metrics].Live }
+		switch hosts := sortedHosts(pool); {
+		case alive && slices.ContainsFunc(hosts, seen) && !slices.ContainsFunc(hosts, lives):
+			f.error(CodeHostDown, srSubject(sr), "bring one of them back", "no host of pool %s that has %s plugged is alive", pool.Name, srSubject(sr))
+		case !slices.ContainsFunc(hosts, seen):
 			f.error(CodeSRUnplugged, srSubject(sr), "plug its PBDs, and scan it", "no host of pool %s has %s plugged", pool.Name, srSubject(sr))
 		}
 		if _, known := inventory.FreeSpace(sr); !known {

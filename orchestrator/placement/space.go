@@ -48,7 +48,7 @@ func spaceNeeded(request Request, disks []inventory.Disk, found *findings) []Spa
 		// A thick SR gives the snapshot and its clone the full size each; on a thin one both grow with what the
 		// running VM writes, at most its size.
 		copies := int64(2)
-		if inventory.Thin(sr) {
+		if inventory.Thin(sr) || request.NoDelegates { // an export reads the snapshot itself
 			copies = 1
 		}
 		need(SideSource, sr, copies*roundUp(disk.VDI.VirtualSize))

@@ -31,7 +31,7 @@ func sameRecord(a, b state.Replica) bool {
 }
 
 // checkAgain decides once more whether the replica may be written and what it is taken for, on a look of its own: somebody may
-// have used it since the plan. Now that its disks are plugged, nobody else can write to them.
+// have used it since the plan. When its disks are plugged into a delegate, nobody else can write to them any more.
 func (r *run) checkAgain(ctx context.Context) error {
 	view, err := inventory.Load(ctx, r.target.API)
 	if err != nil {
@@ -44,7 +44,10 @@ func (r *run) checkAgain(ctx context.Context) error {
 		return fmt.Errorf("the replica VM %s is gone: %w", r.standbyUUID, ErrChanged)
 	}
 	g := gatherer{
-		pool: view, installation: r.store.Installation().UUID, record: record, standby: found, delegate: r.delegates.target.Ref,
+		pool: view, installation: r.store.Installation().UUID, record: record, standby: found,
+	}
+	if r.delegates.target != nil {
+		g.delegate = r.delegates.target.Ref
 	}
 	if r.standby != nil {
 		if err := r.judgeAgain(ctx, g); err != nil {
@@ -110,7 +113,7 @@ func (d *diskRun) decide(decision replica.Decision) {
 		d.report.event("trust-lost", "disk %s was to be trusted and is scanned, something changed while the run began: %s", d.plan.Disk, decision.Cause)
 	}
 	d.report.disk(d.plan.Disk, func(disk *report.Disk) {
-		disk.Mode, disk.Rung, disk.Cause, disk.Untested = d.plan.mode(), d.plan.Rung, d.plan.Cause, d.plan.Untested
+		disk.Mode, disk.Rung, disk.Cause, disk.Untested = d.run.plan.mode(d.plan), d.plan.Rung, d.plan.Cause, d.plan.Untested
 	})
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -20,14 +22,11 @@ var noRoom = []string{"SR_BACKEND_FAILURE_44", "SR_BACKEND_FAILURE_109", "SR_FUL
 // commit makes the run's result count, for the VM as a whole. Markers say clean only after a successful unplug; the state
 // database comes last, so that wherever this is cut short the two disagree, which reads as dirty.
 //
-// The time of the commit is taken while the delegate still holds every disk, so that nobody can start the replica: whoever
-// does it thereafter, does it after the commit, and is found out here or by the next run.
+// The time of the commit is taken while nobody can start the replica, or before: whoever does it thereafter is found out here or by
+// the next run.
 func (r *run) commit(ctx context.Context) error {
-	now, err := poolTime(ctx, r.target)
+	now, err := r.release(ctx)
 	if err != nil {
-		return err
-	}
-	if err := r.unplug(ctx); err != nil {
 		return err
 	}
 	if err := r.keepUp(ctx); err != nil {
@@ -56,6 +55,19 @@ func (r *run) commit(ctx context.Context) error {
 	}
 	// A context that ends now must not leave it open whether the run was committed.
 	return r.store.SetClean(context.WithoutCancel(ctx), r.record.ID, c)
+}
+
+// release gives the disks back to the pools, and tells the time since which nobody can have started the replica unseen: by now the
+// delegate still holds every disk. The pools' imports held each disk for its own time only.
+func (r *run) release(ctx context.Context) (time.Time, error) {
+	if r.plan.Method == report.Standard {
+		return r.unusedAt, r.checkHolders(ctx)
+	}
+	now, err := poolTime(ctx, r.target)
+	if err != nil {
+		return now, err
+	}
+	return now, r.unplug(ctx)
 }
 
 // unplug gives the disks back to the pools. The target's must succeed: only then is everything with the storage.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
@@ -18,7 +19,8 @@ type diskRun struct {
 	*run
 	plan DiskPlan
 
-	clone                      xapi.Ref // of the snapshot's disk, in the source pool
+	snapshot                   heldDisk // that is exported, by the standard method
+	clone                      xapi.Ref // of the snapshot's disk, in the source pool, by the enhanced one
 	vdi                        xapi.Ref // of the replica, in the target pool
 	uuid                       string   // of that
 	sourceNumber, targetNumber int      // positions in the delegates
@@ -31,6 +33,7 @@ type diskRun struct {
 	moved    bool           // the manifest is there
 	// readBackDone: what is to be read back of it was, and is right
 	readBackDone bool
+	received     atomic.Int64 // bytes that exports gave
 
 	start   uint32      // extent from which the next transfer goes on
 	resumed bool        // an earlier transfer of this run may have written beyond it

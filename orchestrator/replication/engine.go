@@ -75,6 +75,7 @@ type Request struct {
 	// DiskSRs gives single disks another SR of the target pool, by name or uuid, for the number of the source disk. A disk that the
 	// replica has already stays where it is.
 	DiskSRs         map[string]string
+	Method          report.Method // empty: enhanced
 	Direction       report.Direction
 	Trust           bool // skip the scan of the replica where every rung of evidence holds
 	OverwriteTarget bool // when it is false and the replica exists, the run fails before anything is touched
@@ -97,7 +98,8 @@ type Request struct {
 	// Seeds are other replicas in the target pool, by name or uuid. What a disk that this run makes has in common with their newest restore points is
 	// copied from those and not sent.
 	Seeds []string
-	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates.
+	// Limit is how fast the run may send, by the hour. It binds what goes over the line between two delegates, or by the standard method
+	// what goes to the target pool.
 	Limit ratelimit.Schedule
 	// JobRun is the id of the job's run that the run is a part of; empty: of none.
 	JobRun string
@@ -113,6 +115,8 @@ func (r Request) validate() error {
 		return errors.New("replicating: it needs a VM and a target SR")
 	case !r.ReadBack.Valid():
 		return fmt.Errorf("replicating: unknown read-back %q: use none, sample or full", r.ReadBack)
+	case r.Method != "" && !r.Method.Valid():
+		return fmt.Errorf("replicating: unknown method %q: use enhanced or standard", r.Method)
 	case !r.Direction.Valid():
 		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
 	}
@@ -123,6 +127,8 @@ func (r Request) validate() error {
 	}
 	return nil
 }
+
+func (r Request) method() report.Method { return cmp.Or(r.Method, report.Enhanced) }
 
 func (r Request) trust() report.Trust {
 	if r.Trust {

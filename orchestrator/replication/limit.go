@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
+	"github.com/understudy-dr/understudy/transfer"
 )
 
 // limit holds the sending delegate to the job's limit as the hours pass, until stop. That it holds now is certain when limit
@@ -24,13 +25,31 @@ func (r *run) limit(ctx context.Context) (stop func(), err error) {
 	if err := r.ask(ctx, sender, func() error { return sender.Control().SetLimit(ctx, holds) }); err != nil {
 		return nil, err
 	}
+	return r.follow(ctx, holds, sender.Control().SetLimit), nil
+}
+
+// limitCopies is limit for what the orchestrator itself sends.
+func (r *run) limitCopies(ctx context.Context) (limiter *transfer.Limiter, stop func()) {
+	limiter = &transfer.Limiter{}
+	schedule := r.request.Limit
+	if len(schedule) == 0 {
+		return limiter, func() {}
+	}
+	holds := schedule.At(time.Now())
+	limiter.Set(holds)
+	return limiter, r.follow(ctx, holds, func(_ context.Context, limit int64) error { limiter.Set(limit); return nil })
+}
+
+// follow changes the limit that holds now as the hours pass, until stop.
+func (r *run) follow(ctx context.Context, holds int64, change func(ctx context.Context, limit int64) error) (stop func()) {
+	schedule := r.request.Limit
 	r.report.event("limit", "sends at %s, by %s", ratelimit.Rate(holds), schedule)
 	told := true // that it can be set
 	set := func(ctx context.Context, limit int64) error {
 		if limit == holds {
 			return nil
 		}
-		err := sender.Control().SetLimit(ctx, limit)
+		err := change(ctx, limit)
 		switch {
 		case err == nil:
 			holds, told = limit, true
@@ -44,5 +63,5 @@ func (r *run) limit(ctx context.Context) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var following sync.WaitGroup
 	following.Go(func() { schedule.Follow(ctx, set) })
-	return func() { cancel(); following.Wait() }, nil
+	return func() { cancel(); following.Wait() }
 }

@@ -11,6 +11,7 @@ import (
 
 // Plan says what a run would do.
 type Plan struct {
+	Method    report.Method    `json:"method"`
 	Direction report.Direction `json:"direction"`
 	Trust     report.Trust     `json:"trust"`
 	VM        report.VM        `json:"vm"`
@@ -53,6 +54,7 @@ const (
 	BaselineZero     Baseline = "zero"     // made in this run, in a format that reads as zeroes
 	BaselineManifest Baseline = "manifest" // the cached manifest
 	BaselineScan     Baseline = "scan"     // nothing: the delegate reads it
+	BaselineNone     Baseline = "none"     // nothing, and it is not read: everything is written, by the standard method
 )
 
 // DiskPlan is the plan for one disk.
@@ -70,9 +72,12 @@ type DiskPlan struct {
 	Untested  string   `json:"untested,omitempty"`
 }
 
-// mode is how the report calls the baseline.
-func (d DiskPlan) mode() report.Mode {
-	if d.Baseline == BaselineScan {
+// mode is how the report calls the baseline; the standard method compares nothing.
+func (p Plan) mode(d DiskPlan) report.Mode {
+	switch {
+	case p.Method == report.Standard:
+		return ""
+	case d.Baseline == BaselineScan:
 		return report.Untrusted
 	}
 	return report.Trusted
@@ -113,6 +118,9 @@ func (s *subject) diskPlans() []DiskPlan {
 			plan.Rung, plan.Cause = string(replica.RungDisks), "the source disk has another size than at the last run"
 		case s.decision.Mode == report.Trusted:
 			plan.Baseline, plan.Untested = BaselineManifest, string(s.decision.Untested)
+		}
+		if s.request.method() == report.Standard && plan.Baseline != BaselineZero {
+			plan.Baseline, plan.Rung, plan.Cause, plan.Untested = BaselineNone, "", "the standard method writes everything", ""
 		}
 		if exists {
 			plan.TargetVDI = standby.VDI.UUID

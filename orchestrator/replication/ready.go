@@ -116,14 +116,29 @@ func (s *subject) ready(ctx context.Context, store *state.Store) error {
 	s.findings = append(s.findings, placement.Readiness(s.placing(), s.started)...)
 	s.networkFindings()
 	s.diskFindings()
-	if err := s.addressFindings(ctx, store); err != nil {
-		return err
+	if s.request.method() != report.Standard {
+		if err := s.addressFindings(ctx, store); err != nil {
+			return err
+		}
+		s.nameStandard()
 	}
 	if report.Errors(s.findings) {
 		return &placement.Infeasible{Findings: s.findings, Causes: s.causes}
 	}
 	s.plan.Findings = s.findings
 	return nil
+}
+
+// nameStandard names the standard method where nothing but delegates is missing.
+func (s *subject) nameStandard() {
+	if !placement.WithoutDelegates(s.placing(), s.findings, s.started, CodeNoAddresses, CodeAddressesLeased) {
+		return
+	}
+	for i := range s.findings {
+		if f := &s.findings[i]; f.Severity == report.SeverityError {
+			f.Mend += "; or do without delegates: --method standard has the pools copy everything"
+		}
+	}
 }
 
 // networkFindings tells which interfaces the replica will lack.

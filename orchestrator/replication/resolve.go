@@ -254,7 +254,7 @@ func (s *subject) held(vm string, d replica.Decision) *HeldError {
 // place has the delegates placed and completes the plan.
 func (s *subject) place() error {
 	s.plan = Plan{
-		Direction: s.request.Direction, Trust: s.request.trust(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
+		Method: s.request.method(), Direction: s.request.Direction, Trust: s.request.trust(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
 		VM: report.VM{UUID: s.vm.UUID, Name: s.vm.NameLabel, Pool: s.source.Name, PoolUUID: s.source.Inventory.UUID},
 		Replica: report.VM{Name: replicaName(s.request.NamePattern, s.vm.NameLabel), Pool: s.target.Name,
 			PoolUUID: s.target.Inventory.UUID},
@@ -262,6 +262,9 @@ func (s *subject) place() error {
 	}
 	if s.standby != nil {
 		s.plan.Replica.UUID, s.plan.Replica.Name = s.standby.vm.UUID, s.standby.vm.NameLabel
+	}
+	if s.request.Trust && s.plan.Method == report.Standard {
+		s.note("trust-unused", "the standard method writes everything: there is nothing to trust")
 	}
 	var err error
 	s.plan.Placement, err = placement.MakePlan(s.placing())
@@ -278,7 +281,7 @@ func (s *subject) place() error {
 func (s *subject) placing() placement.Request {
 	request := placement.Request{
 		Source: s.source.Inventory, SourceVM: s.vm.Ref, Target: s.target.Inventory, TargetSR: s.sr.Ref, DiskSRs: map[int]xapi.Ref{},
-		Direction: placement.Direction(s.request.Direction), Existing: map[int]xapi.Ref{},
+		Direction: placement.Direction(s.request.Direction), Existing: map[int]xapi.Ref{}, NoDelegates: s.request.method() == report.Standard,
 	}
 	for disk, sr := range s.diskSRs {
 		request.DiskSRs[numberOf(disk)] = sr.Ref

@@ -234,7 +234,7 @@ func (r *run) startOver(ctx context.Context, cause string) error {
 		}
 		d.moved, d.readBackDone, d.plan.Baseline, d.plan.Cause, d.plan.Untested = false, false, BaselineScan, cause, ""
 		d.report.disk(d.plan.Disk, func(disk *report.Disk) {
-			disk.State, disk.Mode, disk.Cause, disk.Untested, disk.Root = report.DiskPending, d.plan.mode(), cause, "", ""
+			disk.State, disk.Mode, disk.Cause, disk.Untested, disk.Root = report.DiskPending, d.run.plan.mode(d.plan), cause, "", ""
 			d.before = *disk
 			d.before.Busy = maps.Clone(disk.Busy)
 		})

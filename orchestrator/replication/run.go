@@ -41,7 +41,8 @@ type run struct {
 	retired     int64 // control bytes of delegates that were replaced
 	resumed     bool  // delegates were replaced, or the run of a dead process goes on
 	leaves      []replica.LeafEvidence
-	looked      bool // at the leaves
+	looked      bool      // at the leaves
+	unusedAt    time.Time // by the target pool's clock: what the run is sure of the replica was so later
 }
 
 // delegates of a run; with one for both sides they are the same.
@@ -68,11 +69,11 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 		return nil, err
 	}
 	generation := manifest.NewGeneration()
-	first := report.Run{JobRun: s.request.JobRun, Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
+	first := report.Run{JobRun: s.request.JobRun, Method: s.plan.Method, Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
 	for _, d := range s.plan.Disks {
 		first.Disks = append(first.Disks, report.Disk{
 			Disk: d.Disk, LogicalSize: d.Size, State: report.DiskPending,
-			Mode: d.mode(), Rung: d.Rung, Cause: d.Cause, Untested: d.Untested,
+			Mode: s.plan.mode(d), Rung: d.Rung, Cause: d.Cause, Untested: d.Untested,
 		})
 	}
 	begun, err := e.Store.BeginRun(ctx, s.record.ID, state.RunReplicate, first)
@@ -118,6 +119,7 @@ type step struct {
 }
 
 var (
+	// By the enhanced method delegates move the data. What goes on after a loss begins again at lastSteps.
 	firstSteps = []step{
 		{"check the record", report.PhasePrepare, (*run).checkRecord},
 		{"prepare the source", "", (*run).prepareSource},
@@ -133,10 +135,26 @@ var (
 		{"read back", report.PhaseVerify, (*run).readBack},
 		{"commit", report.PhaseCommit, (*run).commit},
 	}
+	// By the standard method the pools do; see standard.go.
+	standardSteps = []step{
+		{"check the record", report.PhasePrepare, (*run).checkRecord},
+		{"prepare the source", "", (*run).prepareSource},
+		{"prepare the target", "", (*run).prepareTarget},
+		{"test the leaves", "", (*run).testLeaves},
+		{"note the time", "", (*run).noteTime},
+		{"check again", "", (*run).checkAgain},
+		{"mark dirty", report.PhaseTransfer, (*run).markDirty},
+		{"copy", "", (*run).copyDisks},
+		{"read back", report.PhaseVerify, (*run).readBackCopies},
+		{"commit", report.PhaseCommit, (*run).commit},
+	}
 )
 
 // execute carries the run out, up to its commit.
 func (r *run) execute(ctx context.Context) error {
+	if r.plan.Method == report.Standard {
+		return r.carryOut(ctx, standardSteps)
+	}
 	if err := r.carryOut(ctx, firstSteps); err != nil {
 		return err
 	}
@@ -183,6 +201,9 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 		}
 	}
 	r.countControl()
+	if failure != nil && r.plan.Method == report.Standard {
+		r.awaitRelease(ctx)
+	}
 	err := r.engine.step("clean up", func() error { return errors.Join(r.retire(ctx), r.saga.Unwind(ctx)) })
 	if err != nil {
 		r.log.Warn("the run left objects behind", "cause", err)

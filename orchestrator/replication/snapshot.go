@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -15,7 +16,8 @@ func (r *run) mark(ctx context.Context, api xapi.API, class string, ref xapi.Ref
 }
 
 // prepareSource takes a snapshot of the source VM and clones its disks. The snapshot is what the run is about and stays
-// untouched; the clones are for plugging, since an HVM guest takes no read-only disk while it runs (xapi-facts §14.18).
+// untouched; the clones are for plugging, since an HVM guest takes no read-only disk while it runs (xapi-facts §14.18). A pool exports
+// the snapshot's disks themselves.
 func (r *run) prepareSource(ctx context.Context) error {
 	api := r.source.API
 	ref, object, err := create(ctx, r.saga, creation{
@@ -62,7 +64,7 @@ func (r *run) checkDisks(disks []heldDisk) error {
 	return nil
 }
 
-// cloneDisk marks a disk of the snapshot and clones it.
+// cloneDisk marks a disk of the snapshot and clones it, unless its pool is to read it.
 func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 	api := r.source.API
 	err := r.mark(ctx, api, classVDI, from.ref, replica.Marker{
@@ -70,6 +72,10 @@ func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 	})
 	if err != nil {
 		return err
+	}
+	if r.plan.Method == report.Standard {
+		d.snapshot = from
+		return nil
 	}
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVDI, kind: replica.KindClone, origin: from.vdi.UUID, except: from.ref,

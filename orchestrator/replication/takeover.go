@@ -76,6 +76,8 @@ func (e *Engine) canGoOn(s *subject, dead state.Run) (generation manifest.Genera
 		return generation, "it was not moving disks"
 	case time.Since(last) > e.resumeWindow():
 		return generation, fmt.Sprintf("the resume window of %v has passed", e.resumeWindow())
+	case was.Method == report.Standard || s.plan.Method == report.Standard:
+		return generation, "a copy by the standard method does not go on"
 	case was.Direction != s.plan.Direction || was.Trust != s.plan.Trust:
 		return generation, "it was to go another way"
 	case err != nil || s.standby == nil || len(s.plan.Removed) > 0 || len(was.Disks) != len(s.plan.Disks):

@@ -25,7 +25,7 @@ const (
 	tokenSize     = 32 // bytes
 )
 
-// moveDisks moves all disks that have not been moved. The first that fails stops the others.
+// moveDisks has the delegates move all disks that have not been moved.
 func (r *run) moveDisks(ctx context.Context) error {
 	if !slices.ContainsFunc(r.disks, func(d *diskRun) bool { return !d.moved }) {
 		return nil
@@ -35,6 +35,11 @@ func (r *run) moveDisks(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	return r.inParallel(ctx, (*diskRun).move)
+}
+
+// inParallel has all disks moved that have not been, some at a time. The first that fails stops the others.
+func (r *run) inParallel(ctx context.Context, move func(*diskRun, context.Context) error) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelDisks)
 	for _, d := range r.disks {
@@ -45,14 +50,14 @@ func (r *run) moveDisks(ctx context.Context) error {
 			if groupCtx.Err() != nil {
 				return context.Cause(groupCtx)
 			}
-			if err := d.move(groupCtx); err != nil {
+			if err := move(d, groupCtx); err != nil {
 				r.report.disk(d.plan.Disk, func(disk *report.Disk) { disk.State = report.DiskFailed })
 				return fmt.Errorf("disk %s: %w", d.plan.Disk, err)
 			}
 			return nil
 		})
 	}
-	err = group.Wait()
+	err := group.Wait()
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
@@ -157,6 +158,29 @@ func (u undoer) isOurs(_ xapi.Ref, vm xapi.VM) bool {
 	return owner == replica.Ours && (marker.Kind == replica.KindReplica || marker.Kind == replica.KindDelegate)
 }
 
+// letGoTimeout is how long a control domain may take to give back a disk whose export or import was broken off (xapi-facts §10.6), and
+// letGoPause the time between two looks.
+const (
+	letGoTimeout = 15 * time.Second
+	letGoPause   = 100 * time.Millisecond
+)
+
+// letGo waits until a control domain has removed a VBD of its own, and reports whether it has.
+func letGo(ctx context.Context, api xapi.API, vbd xapi.Ref) bool {
+	ctx, cancel := context.WithTimeout(ctx, letGoTimeout)
+	defer cancel()
+	for {
+		if err := api.Call(ctx, classVBD+".get_uuid", nil, vbd); xapi.IsGone(err, vbd) {
+			return true
+		}
+		select {
+		case <-time.After(letGoPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // heldByOthers is an ErrStranger when a VM that is not ours has a VBD of the disk.
 func heldByOthers(ctx context.Context, api xapi.API, vdi xapi.VDI, ours func(xapi.Ref, xapi.VM) bool) error {
 	for _, ref := range vdi.VBDs {
@@ -171,6 +195,9 @@ func heldByOthers(ctx context.Context, api xapi.API, vdi xapi.VDI, ours func(xap
 			continue
 		} else if err != nil {
 			return err
+		}
+		if vm.IsControlDomain && letGo(ctx, api, ref) {
+			continue
 		}
 		if !ours(vbd.VM, vm) {
 			return fmt.Errorf("VDI %s is held by VM %s (%s): %w", vdi.UUID, vm.NameLabel, vm.UUID, ErrStranger)

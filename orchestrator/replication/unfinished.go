@@ -99,7 +99,7 @@ func countSpans(spans []state.Span) (count int64) {
 
 // noteUnfinished tells what a run that ended badly means for this one.
 func (s *subject) noteUnfinished(ctx context.Context, store *state.Store) error {
-	if len(s.record.Disks) == 0 || !s.record.Disks[0].State.Dirty || !s.request.Trust {
+	if len(s.record.Disks) == 0 || !s.record.Disks[0].State.Dirty || !s.request.Trust || s.request.method() == report.Standard {
 		return nil
 	}
 	if !s.decision.Unfinished {

@@ -83,6 +83,7 @@ func build(dir string) error {
 // world is two simulated pools and an orchestrator.
 type world struct {
 	*testing.T
+	bare       bool
 	dir        string // of the orchestrator's state
 	simA, simB *xapisim.Pool
 	a, b       *delegate.Pool
@@ -99,6 +100,7 @@ type layout struct {
 	garbage  bool    // new volumes of it are full of noise
 	capacity int64   // of it
 	onePool  bool    // source and target are one pool, whose hosts see both SRs
+	bare     bool    // no delegate's image is deployed, and there are no addresses for any
 }
 
 func newWorld(t *testing.T, l layout) *world {
@@ -110,7 +112,7 @@ func newWorld(t *testing.T, l layout) *world {
 	if l.target == "" {
 		l.target = "nfs"
 	}
-	w := &world{T: t, dir: t.TempDir()}
+	w := &world{T: t, bare: l.bare, dir: t.TempDir()}
 	target := xapisim.SRConfig{Name: "target", Type: l.target, Shared: true, Garbage: l.garbage, Capacity: l.capacity}
 	source := xapisim.SRConfig{Name: "source", Type: "nfs", Shared: true}
 	images := xapisim.SRConfig{Name: "images", Type: "nfs", Shared: true}
@@ -149,6 +151,9 @@ func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
 		w.Fatal(err)
 	}
 	w.Cleanup(sim.Close)
+	if w.bare {
+		return sim
+	}
 	if _, err := sim.AddDelegateTemplate("images", "1.0"); err != nil {
 		w.Fatal(err)
 	}
@@ -193,15 +198,24 @@ func (w *world) dial(name string, sim *xapisim.Pool) *delegate.Pool {
 	var uuid string
 	w.must(client.Call(w.Context(), "pool.get_all", &refs))
 	w.must(client.Call(w.Context(), "pool.get_uuid", &uuid, refs[0]))
-	network := fmt.Sprintf("127.%d.%d.", 100+rand.N(100), rand.N(250))
+	addresses := ""
+	if !w.bare {
+		addresses = addressRange()
+	}
 	err = w.store.AddPool(w.Context(), state.Pool{
 		UUID: uuid, Name: name, Addresses: sim.Addresses(), Fingerprints: sim.Fingerprints(), Username: "root", Password: "xenroot",
-		DelegateAddresses: network + "10-" + network + "19/8",
+		DelegateAddresses: addresses,
 	})
 	if err != nil && !errors.Is(err, state.ErrExists) {
 		w.Fatal(err)
 	}
 	return &delegate.Pool{Name: name, API: client, Store: w.store}
+}
+
+// addressRange is a range that no other world is likely to have.
+func addressRange() string {
+	network := fmt.Sprintf("127.%d.%d.", 100+rand.N(100), rand.N(250))
+	return network + "10-" + network + "19/8"
 }
 
 func poolConfig(addresses, fingerprints []string) xapi.Config {

@@ -40,6 +40,18 @@ const (
 // Valid reports whether d is push or pull.
 func (d Direction) Valid() bool { return d == Push || d == Pull }
 
+// Method says by whom the data are moved.
+type Method string
+
+// The two methods.
+const (
+	Enhanced Method = "enhanced" // by delegates, from the one to the other: what differs
+	Standard Method = "standard" // by the pools' own export and import, through the orchestrator: everything
+)
+
+// Valid reports whether m is enhanced or standard.
+func (m Method) Valid() bool { return m == Enhanced || m == Standard }
+
 // Trust is the administrator's choice about the content of an existing replica.
 type Trust string
 
@@ -107,6 +119,7 @@ type Run struct {
 	Started   time.Time   `json:"started"`
 	Finished  time.Time   `json:"finished,omitzero"`
 	State     State       `json:"state"`
+	Method    Method      `json:"method,omitempty"` // empty: of a run that moves no data, or of an older version, which had one method
 	Direction Direction   `json:"direction"`
 	Trust     Trust       `json:"trust"`
 	VM        VM          `json:"vm"`
@@ -134,6 +147,8 @@ func (r Run) Validate() error {
 		return fmt.Errorf("report: run %s: unknown state %q", r.ID, r.State)
 	case r.State.Final() == r.Finished.IsZero():
 		return fmt.Errorf("report: run %s: state %q does not fit its finishing time %v", r.ID, r.State, r.Finished)
+	case r.Method != "" && !r.Method.Valid():
+		return fmt.Errorf("report: run %s: unknown method %q, want enhanced or standard", r.ID, r.Method)
 	case r.Direction == "" && r.Trust == "" && r.VM.UUID == "": // about no VM, such as a deployment: there is nothing to choose
 	case !r.Direction.Valid():
 		return fmt.Errorf("report: run %s: unknown direction %q, want push or pull", r.ID, r.Direction)
