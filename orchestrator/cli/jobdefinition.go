@@ -29,6 +29,7 @@ func writeDefinition(w *strings.Builder, d job.Definition, poolName func(uuid st
 	}
 	rows = append(rows,
 		[2]string{"replica's name", cmp.Or(d.NamePattern, "{vm} (replica)")},
+		[2]string{"method", string(cmp.Or(o.Method, report.Enhanced))},
 		[2]string{"direction", string(cmp.Or(o.Direction, report.Push))},
 		[2]string{"trust", choice(o.Trust, "the destination is trusted where the evidence allows", "every run scans the replica")},
 		[2]string{"a replica is there", choice(o.KeepTarget, "the run fails", "it is brought up to date")},

@@ -22,6 +22,9 @@ type jobEdit struct {
 	do   func(*job.Definition) error
 }
 
+// methodUsage explains the methods.
+const methodUsage = "who moves the data: `enhanced`, delegates, what differs; or standard, the pools' own export and import, everything"
+
 // addJobFlags defines the flags that 'job create' and 'job edit' share.
 func addJobFlags(c *cobra.Command) *jobFlags {
 	f := &jobFlags{command: c}
@@ -36,6 +39,8 @@ func addJobFlags(c *cobra.Command) *jobFlags {
 		func(d *job.Definition, networks map[string]string) { d.Networks = networks })
 	f.text("name-pattern", "`name` of a replica, with {vm} for that of its source; else '{vm} (replica)'",
 		func(d *job.Definition, pattern string) error { d.NamePattern = pattern; return nil })
+	f.text("method", methodUsage+"; else enhanced",
+		func(d *job.Definition, method string) error { d.Options.Method = report.Method(method); return nil })
 	f.text("direction", "which delegate dials the other: `push` or pull; else push",
 		func(d *job.Definition, direction string) error {
 			d.Options.Direction = report.Direction(direction)

@@ -19,6 +19,7 @@ import (
 type replicateFlags struct {
 	from, to  string // pools
 	request   replication.Request
+	method    string
 	direction string
 	verify    string
 	networks  map[string]string
@@ -35,6 +36,8 @@ func (a *app) replicate() *cobra.Command {
 			"the target pool, and commits that as a new restore point. The replica is made when there is none.\n\n" +
 			"Without --trust the whole replica is read and compared. With it, that is left out when everything speaks for\n" +
 			"the replica being as the last run left it; where something does not, the report names it.\n\n" +
+			"With --method standard no delegate is needed: the source pool exports the disks, the target pool imports them, and\n" +
+			"everything goes through this machine, each time.\n\n" +
 			"A run of the same kind whose process died while it moved disks goes on instead, within six hours, and commits\n" +
 			"the VM as it was when that run began.",
 		Args: cobra.ExactArgs(1),
@@ -43,6 +46,10 @@ func (a *app) replicate() *cobra.Command {
 			f.request.Direction = report.Direction(f.direction)
 			if !f.request.Direction.Valid() {
 				return usagef("--direction %s: it is push or pull", f.direction)
+			}
+			f.request.Method = report.Method(f.method)
+			if !f.request.Method.Valid() {
+				return usagef("--method %s: it is enhanced or standard", f.method)
 			}
 			f.request.ReadBack = replication.ReadBack(f.verify)
 			if !f.request.ReadBack.Valid() {
@@ -62,6 +69,7 @@ func (a *app) replicate() *cobra.Command {
 	flags.StringVar(&f.to, "to", "", "`pool` of the replica; may be the same")
 	flags.StringVar(&f.request.SR, "sr", "", "storage repository of the replica, by `name` or uuid")
 	flags.StringToStringVar(&f.request.DiskSRs, "disk-sr", nil, "another storage repository for single disks, by the number of their device: `DISK=SR`")
+	flags.StringVar(&f.method, "method", string(report.Enhanced), methodUsage)
 	flags.StringVar(&f.direction, "direction", string(report.Push), "which delegate dials the other: `push` or pull")
 	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
 	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),
@@ -120,6 +128,10 @@ func (a *app) runReplicate(ctx context.Context, f replicateFlags) error {
 func writeRun(w *strings.Builder, run report.Run) {
 	_ = report.WriteTable(w, report.Rows(run.VM.Name, run)) // a Builder takes everything
 	for _, d := range run.Disks {
+		if run.Method == report.Standard {
+			fmt.Fprintf(w, "disk %s was copied whole: %s\n", d.Disk, d.Cause)
+			continue
+		}
 		fmt.Fprintf(w, "disk %s was compared %s: %s\n", d.Disk, d.Mode, reason(d.Rung, d.Cause, d.Untested))
 	}
 	for _, e := range run.Events {
@@ -148,7 +160,14 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 		made = "which will be made"
 	}
 	fmt.Fprintf(w, "VM %s of pool %s to VM %s of pool %s, %s, on SR %s\n", p.VM.Name, p.VM.Pool, p.Replica.Name, p.Replica.Pool, made, p.SRName)
+	if p.Method == report.Standard {
+		fmt.Fprintf(w, "by the standard method: pool %s exports the disks, pool %s imports them, and everything goes through this machine\n", p.VM.Pool, p.Replica.Pool)
+	}
 	for _, d := range p.Disks {
+		if p.Method == report.Standard {
+			fmt.Fprintf(w, "disk %s (%s): %s, copied whole; %s\n", d.Disk, size(d.Size), d.Action, d.Cause)
+			continue
+		}
 		fmt.Fprintf(w, "disk %s (%s): %s, compared with: %s; %s\n", d.Disk, size(d.Size), d.Action, d.Baseline, reason(d.Rung, d.Cause, d.Untested))
 	}
 	for _, disk := range p.Removed {

@@ -39,6 +39,7 @@ type Definition struct {
 
 // Options say how each VM run of a job goes. The zero value of each is its default.
 type Options struct {
+	Method    report.Method    `json:"method,omitempty"`    // empty: enhanced
 	Direction report.Direction `json:"direction,omitempty"` // empty: push
 	Trust     bool             `json:"trust,omitempty"`     // trust the integrity of the destination
 	// KeepTarget refuses a replica that is there already ('overwrite target' off).
@@ -189,6 +190,9 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
 func (o Options) validate() error {
 	var errs []error
+	if o.Method != "" && !o.Method.Valid() {
+		errs = append(errs, fmt.Errorf("method %q: it is enhanced or standard", o.Method))
+	}
 	if o.Direction != "" && !o.Direction.Valid() {
 		errs = append(errs, fmt.Errorf("direction %q: it is push or pull", o.Direction))
 	}

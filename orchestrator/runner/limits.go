@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/job"
 	"github.com/understudy-dr/understudy/orchestrator/placement"
+	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -20,7 +21,7 @@ const perSR = 4
 // needs is what the run of one VM takes up.
 type needs struct {
 	srs       []string       // keys of the SRs, in either pool
-	addresses map[string]int // of delegates, by pool uuid
+	addresses map[string]int // of delegates, by pool uuid; none where there are no delegates
 }
 
 // needsOf tells what the run of a VM takes up. A VM or an SR that is not there takes up what it is called: its run says what is wrong.
@@ -44,6 +45,9 @@ func (l *look) needsOf(uuid string) needs {
 	for _, name := range append(slices.Collect(maps.Values(l.definition.DiskSRs)), l.definition.SR) {
 		sr, _ := l.to.FindSR(name) // its run tells of an error
 		add(l.to, sr.Ref, name)
+	}
+	if l.definition.Options.Method == report.Standard {
+		return n
 	}
 	n.addresses = map[string]int{l.from.UUID: 1, l.to.UUID: 1}
 	if l.from == l.to && len(l.from.HostsSeeing(refs...)) == 0 {
