@@ -55,6 +55,11 @@ func addJobFlags(c *cobra.Command) *jobFlags {
 		func(d *job.Definition, yes bool) { d.Options.NewMACs = yes })
 	f.text("verify", "what of a replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full; else sample",
 		func(d *job.Definition, amount string) error { d.Options.ReadBack = amount; return nil })
+	f.text("consistency", "how the disks of VMs that run are snapshotted: `disk` after disk, or with the VM paused meanwhile; else disk",
+		func(d *job.Definition, consistency string) error {
+			d.Options.Consistency = report.Consistency(consistency)
+			return nil
+		})
 	f.text("limit", "how fast each VM's delegate may send, by the orchestrator's hours: `RULES` such as '20MB/s 08:00-18:00,50MB/s'",
 		func(d *job.Definition, rules string) (err error) {
 			d.Options.Limit, err = ratelimit.Parse(rules)

@@ -17,14 +17,15 @@ import (
 
 // replicateFlags are those of 'replicate'.
 type replicateFlags struct {
-	from, to  string // pools
-	request   replication.Request
-	method    string
-	direction string
-	verify    string
-	networks  map[string]string
-	limit     string
-	dryRun    bool
+	from, to    string // pools
+	request     replication.Request
+	method      string
+	direction   string
+	verify      string
+	consistency string
+	networks    map[string]string
+	limit       string
+	dryRun      bool
 }
 
 func (a *app) replicate() *cobra.Command {
@@ -55,6 +56,10 @@ func (a *app) replicate() *cobra.Command {
 			if !f.request.ReadBack.Valid() {
 				return usagef("--verify %s: it is none, sample or full", f.verify)
 			}
+			f.request.Consistency = report.Consistency(f.consistency)
+			if !f.request.Consistency.Valid() {
+				return usagef("--consistency %s: it is disk or paused", f.consistency)
+			}
 			f.request.NetworkMap = f.networks
 			limit, err := ratelimit.Parse(f.limit)
 			if err != nil {
@@ -74,6 +79,7 @@ func (a *app) replicate() *cobra.Command {
 	flags.BoolVar(&f.request.Trust, "trust", false, "trust the integrity of the destination: skip its scan where the evidence allows")
 	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),
 		"what of the replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full")
+	flags.StringVar(&f.consistency, "consistency", string(report.ConsistencyDisk), "how the disks of a VM that runs are snapshotted: `disk` after disk, or with the VM paused meanwhile")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
 	flags.IntVar(&f.request.Retention, "retention", replication.DefaultRetention, "how many restore points are kept, 1 to 16; those that are pinned count for nothing")
 	flags.BoolVar(&f.request.RequireRestorePoint, "require-restore-point", false, "fail before anything is written when no new restore point could be made, instead of keeping the last one")
@@ -134,6 +140,9 @@ func writeRun(w *strings.Builder, run report.Run) {
 		}
 		fmt.Fprintf(w, "disk %s was compared %s: %s\n", d.Disk, d.Mode, reason(d.Rung, d.Cause, d.Untested))
 	}
+	if snapshot := run.Snapshot.Sentence(); snapshot != "" {
+		fmt.Fprintf(w, "snapshot: %s\n", snapshot)
+	}
 	for _, e := range run.Events {
 		fmt.Fprintf(w, "note: %s\n", e.Text)
 	}
@@ -169,6 +178,9 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 			continue
 		}
 		fmt.Fprintf(w, "disk %s (%s): %s, compared with: %s; %s\n", d.Disk, size(d.Size), d.Action, d.Baseline, reason(d.Rung, d.Cause, d.Untested))
+	}
+	if p.Consistency == report.ConsistencyPaused {
+		fmt.Fprintln(w, "the VM is paused while it is snapshotted, if it runs")
 	}
 	for _, disk := range p.Removed {
 		fmt.Fprintf(w, "disk %s is no more in the source: it is detached from the replica and kept\n", disk)

@@ -50,6 +50,8 @@ type Options struct {
 	Retention  int                `json:"retention,omitempty"` // restore points; 0: DefaultRetention
 	// RequireRestorePoint makes a run that could take no new restore point fail before its first write.
 	RequireRestorePoint bool `json:"require_restore_point,omitempty"`
+	// Consistency says whether VMs that run are paused while they are snapshotted; empty: disk.
+	Consistency report.Consistency `json:"consistency,omitempty"`
 	// DropVTPM replicates a VM with a virtual TPM without it; else such a VM is refused.
 	DropVTPM bool `json:"drop_vtpm,omitempty"`
 	Parallel int  `json:"parallel,omitempty"` // VMs at a time; 0: DefaultParallel
@@ -195,6 +197,9 @@ func (o Options) validate() error {
 	}
 	if o.Direction != "" && !o.Direction.Valid() {
 		errs = append(errs, fmt.Errorf("direction %q: it is push or pull", o.Direction))
+	}
+	if o.Consistency != "" && !o.Consistency.Valid() {
+		errs = append(errs, fmt.Errorf("consistency %q: it is disk or paused", o.Consistency))
 	}
 	switch o.ReadBack {
 	case "", "none", "sample", "full":

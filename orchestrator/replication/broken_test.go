@@ -355,4 +355,29 @@ var brokenSetUps = []broken{
 			return func() { w.request = was }
 		},
 	},
+	{
+		name: "pausing blocked", want: "error pause-refused VM web", mend: "unblock the operation 'unpause'",
+		spoil: pausing(func(vm *xapi.VM) {
+			vm.BlockedOperations = map[xapi.VMOperation]string{xapi.VMOperationUnpause: "hands off"}
+		}),
+	},
+	{
+		name: "pausing not allowed", want: "error pause-refused VM web", mend: "consistency disk",
+		spoil: pausing(func(vm *xapi.VM) { vm.AllowedOperations = []xapi.VMOperation{xapi.VMOperationSnapshot} }),
+	},
+}
+
+// pausing has the source run, with lies about it, and wants it paused.
+func pausing(lie func(*xapi.VM)) func(w *world) func() {
+	return func(w *world) func() {
+		tell := sourceLies(func(vm *xapi.VM) {
+			vm.PowerState = xapi.Running
+			lie(vm)
+		})(w)
+		w.request.Consistency = report.ConsistencyPaused
+		return func() {
+			w.request.Consistency = ""
+			tell()
+		}
+	}
 }

@@ -16,7 +16,8 @@
 //
 // What holds at every moment of a run, whatever kills it:
 //
-//   - The source VM is only snapshotted; the snapshot's disks are read through clones.
+//   - The source VM is only snapshotted, and on demand paused for that, which is undone like everything that a run makes (pause.go); the
+//     snapshot's disks are read through clones.
 //   - Before the first byte is written, 'dirty' with the run's generation is durable in the state database and in the
 //     markers of the replica and its disks. 'Clean' is written after every disk has been flushed and unplugged, and after the
 //     results of both ends, the composed manifest and the roots agree.

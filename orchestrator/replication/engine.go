@@ -82,6 +82,8 @@ type Request struct {
 	// NetworkMap gives the target network, by name or uuid, for a source network's name. One that is not listed goes to the
 	// network of the same name. An interface whose network is not found so is left out, or left as it is, which the plan says.
 	NetworkMap map[string]string
+	// Consistency says whether a source that runs is paused while it is snapshotted; empty: ConsistencyDisk, it is not.
+	Consistency report.Consistency
 	// DropVTPM replicates a VM with a virtual TPM without it; else that is a *VTPMError.
 	DropVTPM bool
 	// Retention is how many restore points are kept, 1 to MaxRetention; 0: Engine.Retention. Those that are pinned count for nothing.
@@ -119,6 +121,8 @@ func (r Request) validate() error {
 		return fmt.Errorf("replicating: unknown method %q: use enhanced or standard", r.Method)
 	case !r.Direction.Valid():
 		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
+	case !r.consistency().Valid():
+		return fmt.Errorf("replicating: unknown consistency %q: use disk or paused", r.Consistency)
 	}
 	for disk := range r.DiskSRs {
 		if n, err := strconv.Atoi(disk); err != nil || n < 0 || diskName(n) != disk {
@@ -135,6 +139,10 @@ func (r Request) trust() report.Trust {
 		return report.TrustDestination
 	}
 	return report.TrustVerify
+}
+
+func (r Request) consistency() report.Consistency {
+	return cmp.Or(r.Consistency, report.ConsistencyDisk)
 }
 
 func (e *Engine) log() *slog.Logger {

@@ -26,6 +26,9 @@ const childVariable = "REPLICATION_TEST_CHILD"
 // limitVariable is the limit that it holds to.
 const limitVariable = "REPLICATION_TEST_LIMIT"
 
+// consistencyVariable is how it has the source snapshotted.
+const consistencyVariable = "REPLICATION_TEST_CONSISTENCY"
+
 // revertVariable has it revert the replica to this restore point instead.
 const revertVariable = "REPLICATION_TEST_REVERT"
 
@@ -65,6 +68,7 @@ func child(ctx context.Context, dir string) error {
 	}
 	_, err = engine.Replicate(ctx, replication.Request{
 		Limit: limit, Source: pools["a"], Target: pools["b"], VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
+		Consistency: report.Consistency(os.Getenv(consistencyVariable)),
 	})
 	return errors.Join(err, errors.New("the child was to be killed before"))
 }

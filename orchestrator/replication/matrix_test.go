@@ -35,6 +35,7 @@ func TestKillMatrix(t *testing.T) {
 	m.request.Trust = true
 	m.first()
 	m.replications()
+	m.pauses()
 	m.reverts()
 	m.resyncs()
 	m.detaches()

@@ -13,6 +13,38 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
+// pauses kills runs that pause the source: it goes on by gc and by the next run, and one that its administrator paused does not.
+func (m *matrix) pauses() {
+	m.runs()
+	points := len(m.points())
+	paused := consistencyVariable + "=" + string(report.ConsistencyPaused)
+	borders := []string{"before a: VM.pause 1", "after a: VM.pause 1", "before a: VM.snapshot 1", "after a: VM.snapshot 1", "after a: VM.unpause 1", "after unpause"}
+	for i, border := range borders {
+		m.dieAt(border, paused)
+		then := "gc"
+		if i == len(borders)/2 {
+			then = "again"
+			m.replicate()
+			points = min(points+1, replication.DefaultRetention)
+		} else {
+			m.recover()
+		}
+		if power := m.power(); power != xapi.Running {
+			m.Errorf("the source is %s", power)
+		}
+		m.tidy(points)
+		when, step, _ := strings.Cut(border, " ")
+		m.tell("paused", when, step, then, rolledBack)
+	}
+	m.must(m.a.API.Run(m.Context(), "VM.pause", nil, m.vm.Ref))
+	m.dieAt("after a: VM.snapshot 1", paused)
+	m.recover()
+	if power := m.power(); power != xapi.Paused {
+		m.Errorf("its administrator had paused the source, and it is %s", power)
+	}
+	m.must(m.a.API.Run(m.Context(), "VM.hard_shutdown", nil, m.vm.Ref))
+}
+
 // diverge has somebody start the replica, and halt it again.
 func (m *matrix) diverge() {
 	m.Helper()

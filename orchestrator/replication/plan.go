@@ -14,15 +14,17 @@ type Plan struct {
 	Method    report.Method    `json:"method"`
 	Direction report.Direction `json:"direction"`
 	Trust     report.Trust     `json:"trust"`
-	VM        report.VM        `json:"vm"`
-	Replica   report.VM        `json:"replica"` // without uuid: it will be made
-	ReplicaID string           `json:"replica_id,omitempty"`
-	SR        string           `json:"sr"` // uuid
-	SRName    string           `json:"sr_name"`
-	Disks     []DiskPlan       `json:"disks"`
-	Removed   []string         `json:"removed,omitempty"` // disks that the source has no more; detached, not destroyed
-	Placement placement.Plan   `json:"placement"`
-	Seeds     []SeedPlan       `json:"seeds,omitempty"`
+	// Consistency is ConsistencyPaused when the VM is to stand still while it is snapshotted.
+	Consistency report.Consistency `json:"consistency"`
+	VM          report.VM          `json:"vm"`
+	Replica     report.VM          `json:"replica"` // without uuid: it will be made
+	ReplicaID   string             `json:"replica_id,omitempty"`
+	SR          string             `json:"sr"` // uuid
+	SRName      string             `json:"sr_name"`
+	Disks       []DiskPlan         `json:"disks"`
+	Removed     []string           `json:"removed,omitempty"` // disks that the source has no more; detached, not destroyed
+	Placement   placement.Plan     `json:"placement"`
+	Seeds       []SeedPlan         `json:"seeds,omitempty"`
 	// Limit is how fast the run may send, written as rules; empty: as fast as it can.
 	Limit ratelimit.Schedule `json:"limit,omitempty"`
 	Notes []Note             `json:"notes,omitempty"`

@@ -29,6 +29,7 @@ const (
 	CodeNetworkUnmapped = "network-unmapped"       // an interface has no network in the target pool
 	CodeNoAddresses     = "no-addresses"           // a pool's delegates have no usable range of addresses
 	CodeAddressesLeased = "addresses-leased"       // all of them are in use by runs
+	CodePause           = "pause-refused"          // the source VM is to be paused for its snapshot, and cannot be
 	CodeNotFound        = "not-found"              // nothing has the name or uuid given
 	CodeAmbiguous       = "ambiguous"              // several have it
 	CodeFailed          = "failed"                 // something else went wrong, the cause tells
@@ -114,6 +115,7 @@ func (s *subject) replicaExists() {
 // ready gathers what else stands in the way, and completes the plan with what does not.
 func (s *subject) ready(ctx context.Context, store *state.Store) error {
 	s.findings = append(s.findings, placement.Readiness(s.placing(), s.started)...)
+	s.pauseFindings()
 	s.networkFindings()
 	s.diskFindings()
 	if s.request.method() != report.Standard {

@@ -254,7 +254,7 @@ func (s *subject) held(vm string, d replica.Decision) *HeldError {
 // place has the delegates placed and completes the plan.
 func (s *subject) place() error {
 	s.plan = Plan{
-		Method: s.request.method(), Direction: s.request.Direction, Trust: s.request.trust(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
+		Method: s.request.method(), Direction: s.request.Direction, Trust: s.request.trust(), Consistency: s.request.consistency(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
 		VM: report.VM{UUID: s.vm.UUID, Name: s.vm.NameLabel, Pool: s.source.Name, PoolUUID: s.source.Inventory.UUID},
 		Replica: report.VM{Name: replicaName(s.request.NamePattern, s.vm.NameLabel), Pool: s.target.Name,
 			PoolUUID: s.target.Inventory.UUID},

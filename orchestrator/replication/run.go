@@ -69,7 +69,7 @@ func (e *Engine) begin(ctx context.Context, s *subject) (*run, error) {
 		return nil, err
 	}
 	generation := manifest.NewGeneration()
-	first := report.Run{JobRun: s.request.JobRun, Method: s.plan.Method, Direction: s.plan.Direction, Trust: s.plan.Trust, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
+	first := report.Run{JobRun: s.request.JobRun, Method: s.plan.Method, Direction: s.plan.Direction, Trust: s.plan.Trust, Consistency: s.plan.Consistency, VM: s.plan.VM, Replica: s.plan.Replica, Generation: generation.String()}
 	for _, d := range s.plan.Disks {
 		first.Disks = append(first.Disks, report.Disk{
 			Disk: d.Disk, LogicalSize: d.Size, State: report.DiskPending,

@@ -22,7 +22,13 @@ func (r *run) prepareSource(ctx context.Context) error {
 	api := r.source.API
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVM, kind: replica.KindSnapshot, origin: r.vm.UUID,
-		call: snapshotOf(api, r.vm.Ref),
+		call: func(ctx context.Context, name string, creating maker) (ref xapi.Ref, err error) {
+			err = r.atRest(ctx, func(ctx context.Context) error {
+				ref, err = snapshotOf(api, r.vm.Ref)(ctx, name, creating)
+				return err
+			})
+			return ref, err
+		},
 	})
 	if err != nil {
 		return err
@@ -42,6 +48,7 @@ func (r *run) prepareSource(ctx context.Context) error {
 	if err := r.checkDisks(disks); err != nil {
 		return err
 	}
+	r.noteSnapshot(snapshot, disks)
 	for i, d := range disks {
 		if err := r.cloneDisk(ctx, r.disks[i], d); err != nil {
 			return err

@@ -33,6 +33,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 		string(replica.KindReplicaDisk):  u.removeDisk,
 		string(replica.KindScratch):      u.removeDisk,
 		string(replica.KindReplica):      u.removeReplica,
+		kindPause:                        u.unpause,
 	}
 	maps.Copy(undoers, delegate.Undoers(pools...))
 	return undoers

@@ -114,19 +114,23 @@ type Event struct {
 
 // Run is the report of one VM run. It is not safe for concurrent use: its driver owns it and hands out copies (Clone).
 type Run struct {
-	ID        string      `json:"id"`
-	JobRun    string      `json:"job_run,omitempty"` // id of the job's run that it is a part of; empty: of none
-	Started   time.Time   `json:"started"`
-	Finished  time.Time   `json:"finished,omitzero"`
-	State     State       `json:"state"`
-	Method    Method      `json:"method,omitempty"` // empty: of a run that moves no data, or of an older version, which had one method
-	Direction Direction   `json:"direction"`
-	Trust     Trust       `json:"trust"`
-	VM        VM          `json:"vm"`
-	Replica   VM          `json:"replica"`
-	Disks     []Disk      `json:"disks"`
-	Phases    []PhaseTime `json:"phases,omitempty"`
-	Events    []Event     `json:"events,omitempty"`
+	ID        string    `json:"id"`
+	JobRun    string    `json:"job_run,omitempty"` // id of the job's run that it is a part of; empty: of none
+	Started   time.Time `json:"started"`
+	Finished  time.Time `json:"finished,omitzero"`
+	State     State     `json:"state"`
+	Method    Method    `json:"method,omitempty"` // empty: of a run that moves no data, or of an older version, which had one method
+	Direction Direction `json:"direction"`
+	Trust     Trust     `json:"trust"`
+	// Consistency is what was asked for; empty in reports of before there was the choice, and of runs that take no snapshot of a source.
+	Consistency Consistency `json:"consistency,omitempty"`
+	VM          VM          `json:"vm"`
+	Replica     VM          `json:"replica"`
+	Disks       []Disk      `json:"disks"`
+	Phases      []PhaseTime `json:"phases,omitempty"`
+	Events      []Event     `json:"events,omitempty"`
+	// Snapshot is the source's; zero until it was taken.
+	Snapshot Snapshot `json:"snapshot,omitzero"`
 	// Generation is what the run marks the replica with, once it writes to it.
 	Generation string `json:"generation,omitempty"`
 	// RestorePoint is the uuid of the one that a revert takes the replica back to; empty for other runs.
@@ -155,6 +159,9 @@ func (r Run) Validate() error {
 	case !r.Trust.Valid():
 		return fmt.Errorf("report: run %s: unknown trust choice %q, want verify or trust", r.ID, r.Trust)
 	}
+	if r.Consistency != "" && !r.Consistency.Valid() {
+		return fmt.Errorf("report: run %s: unknown consistency %q, want disk or paused", r.ID, r.Consistency)
+	}
 	for _, p := range r.Phases {
 		if !p.Phase.Valid() {
 			return fmt.Errorf("report: run %s: unknown phase %q", r.ID, p.Phase)
@@ -177,5 +184,6 @@ func (r Run) Clone() Run {
 	r.Phases = slices.Clone(r.Phases)
 	r.Events = slices.Clone(r.Events)
 	r.TargetHosts = slices.Clone(r.TargetHosts)
+	r.Snapshot = r.Snapshot.clone()
 	return r
 }

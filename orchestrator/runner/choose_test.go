@@ -154,7 +154,7 @@ func TestRequests(t *testing.T) {
 	w.change(func(d *job.Definition) {
 		d.DiskSRs, d.Networks, d.NamePattern = map[string]string{"0": "source"}, map[string]string{"lan": "dmz"}, "{vm}-dr"
 		d.Options = job.Options{Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full",
-			Retention: 7, RequireRestorePoint: true, DropVTPM: true}
+			Retention: 7, RequireRestorePoint: true, DropVTPM: true, Consistency: report.ConsistencyPaused}
 	})
 	var got replication.Request
 	w.fake.do = record(&got)
@@ -162,7 +162,7 @@ func TestRequests(t *testing.T) {
 	want := replication.Request{
 		Source: got.Source, Target: got.Source, VM: w.vms["web"], SR: "target", DiskSRs: w.job.Definition.DiskSRs, Direction: report.Pull, Trust: true,
 		NetworkMap: w.job.Definition.Networks, NewMACs: true, NamePattern: "{vm}-dr", ReadBack: replication.ReadBackFull, JobRun: run.ID,
-		Retention: 7, RequireRestorePoint: true, DropVTPM: true,
+		Retention: 7, RequireRestorePoint: true, DropVTPM: true, Consistency: report.ConsistencyPaused,
 	}
 	if got.Source != got.Target || got.Source.Name != "a" || got.Source.Inventory != nil {
 		t.Errorf("pools %+v, %+v: one, without the inventory of an earlier moment", got.Source, got.Target)

@@ -84,5 +84,6 @@ func (l *look) request(vm, jobRun string) replication.Request {
 		OverwriteTarget: !d.Options.KeepTarget, NetworkMap: d.Networks, NewMACs: d.Options.NewMACs, NamePattern: d.NamePattern,
 		ReadBack: replication.ReadBack(d.Options.ReadBack), Limit: d.Options.Limit, JobRun: jobRun,
 		Retention: d.Options.Retention, RequireRestorePoint: d.Options.RequireRestorePoint, DropVTPM: d.Options.DropVTPM,
+		Consistency: d.Options.Consistency,
 	}
 }

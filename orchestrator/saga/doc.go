@@ -16,5 +16,8 @@
 // object and the one that finds it after a crash undo it by the same code. An Undoer must be idempotent; an object that
 // does not exist is undone.
 //
+// A state that a run puts somebody's object into is made and undone like an object: a VM that is paused, for one. Its uuid is then that of
+// whose state it is.
+//
 // Nothing is resumed here: whoever resumes a run takes it over in the state store and decides what to keep.
 package saga

@@ -26,6 +26,9 @@ const (
 // ErrUnknownKind says that a recorded object cannot be undone because nobody said how.
 var ErrUnknownKind = errors.New("no undoer for this kind of object")
 
+// ErrNotMade is wrapped by the error of a create that is certain to have made nothing: then there is nothing to undo.
+var ErrNotMade = errors.New("nothing was made")
+
 // Undoer removes an object from its pool, knowing its record only. It must be idempotent: nil when the object does not exist.
 // An object without UUID may exist nevertheless, under o.Name; the Undoer looks for that. Before it removes anything it
 // makes sure that what it found is the object of the record and not somebody's copy of it.
@@ -90,7 +93,7 @@ func New(store *state.Store, run string, undoers Undoers) *Saga {
 }
 
 // Create records the intent, durably, then calls create with the name that the object must have from its first moment on,
-// then records the uuid that create returns. After an error the object may exist; Unwind removes it then.
+// then records the uuid that create returns. After an error the object may exist, unless that is an ErrNotMade; Unwind removes it then.
 func (s *Saga) Create(ctx context.Context, i Intent, create func(ctx context.Context, name string) (uuid string, err error)) (state.Object, error) {
 	if _, ok := s.undoers[i.Kind]; !ok {
 		return state.Object{}, fmt.Errorf("creating a %s: %w", i.Kind, ErrUnknownKind)
@@ -100,6 +103,10 @@ func (s *Saga) Create(ctx context.Context, i Intent, create func(ctx context.Con
 		return state.Object{}, err
 	}
 	uuid, err := create(ctx, object.Name)
+	if errors.Is(err, ErrNotMade) {
+		_, unrecorded := s.store.RecordUndone(context.WithoutCancel(ctx), object)
+		err = errors.Join(err, unrecorded)
+	}
 	if err != nil {
 		return state.Object{}, fmt.Errorf("creating %s %s: %w", object.Class, object.Name, err)
 	}
