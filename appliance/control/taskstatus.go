@@ -52,6 +52,8 @@ type TaskStatus struct {
 	// Suspect tells, of a task that failed, that something was not as it must be: content that is not what its digest says, a peer that
 	// breaks the protocol, a defect. What was recorded of its disk is then not to be relied upon.
 	Suspect bool `json:"suspect,omitempty"`
+	// Unmet tells, of a task that failed, that nobody answered where it was to dial its peer; Error has the last attempt.
+	Unmet bool `json:"unmet,omitempty"`
 	// Verified is what a verify found, once it is done.
 	Verified *transfer.VerifyResult `json:"verified,omitempty"`
 }

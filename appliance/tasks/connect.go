@@ -11,6 +11,9 @@ import (
 	"github.com/understudy-dr/understudy/netproto"
 )
 
+// errUnmet is a peer that was dialled in vain when the transfer began.
+var errUnmet = errors.New("could not be reached")
+
 // connect meets the peers of all sinks at the same time. It fails when there is none to work with.
 func (t *task) connect(ctx context.Context) error {
 	var meeting sync.WaitGroup
@@ -63,7 +66,10 @@ func (t *task) meet(ctx context.Context, peer control.Peer) (*netproto.Conn, err
 	defer cancel()
 	conn, err := t.dial(ctx, peer, func() time.Duration { return redial })
 	if err != nil && ctx.Err() != nil && t.ctx.Err() == nil {
-		err = fmt.Errorf("peer %s could not be reached within %v: %w", peer.Address, wait, err)
+		if remote := (*netproto.RemoteError)(nil); errors.As(err, &remote) || errors.Is(err, netproto.ErrRefused) {
+			return conn, fmt.Errorf("peer %s took no connection within %v: %w", peer.Address, wait, err)
+		}
+		err = fmt.Errorf("peer %s %w within %v: %w", peer.Address, errUnmet, wait, err)
 	}
 	return conn, err
 }

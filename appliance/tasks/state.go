@@ -17,7 +17,7 @@ func (t *task) status() control.TaskStatus {
 		ID: t.spec.ID, Kind: t.spec.Kind, State: t.state, Waiting: t.waiting, Error: message(t.err),
 		Root: t.root, Result: t.result, Trusted: t.trusted, Verified: t.verified, Hint: t.hinted, Counters: t.meter.counters(),
 	}
-	s.Reached, s.Suspect = t.reached(), suspect(t.err)
+	s.Reached, s.Suspect, s.Unmet = t.reached(), suspect(t.err), errors.Is(t.err, errUnmet)
 	for _, sink := range t.sinks {
 		s.Cuts += sink.cuts
 		if sink.cutCause != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/boot"
@@ -44,6 +45,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	dir := flags.String("guest", "", "`directory` that stands for the virtual machine; for tests, refused as PID 1")
 	buffered := flags.Bool("buffered", false, "open disks through the page cache, for test directories without direct I/O")
+	peerWait := flags.Duration("peer-wait", 0, "how `long` the other end of a transfer is dialled; for tests (default 30s)")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(arguments); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -59,7 +61,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		say(stderr, "abd: give --guest DIR and nothing else; --help tells more")
 		return exitUsage
 	}
-	if err := work(*dir, *buffered, stderr); err != nil {
+	if err := work(*dir, *buffered, *peerWait, stderr); err != nil {
 		say(stderr, "abd: "+err.Error())
 		return exitFailed
 	}
@@ -69,7 +71,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 // say prints a line; when even that fails there is nobody to tell.
 func say(w io.Writer, line string) { _, _ = fmt.Fprintln(w, line) }
 
-func work(dir string, buffered bool, console io.Writer) error {
+func work(dir string, buffered bool, peerWait time.Duration, console io.Writer) error {
 	guest, err := guestdir.Open(dir)
 	if err != nil {
 		return err
@@ -79,6 +81,6 @@ func work(dir string, buffered bool, console io.Writer) error {
 	defer stop()
 	appliance.LimitMemory()
 	return appliance.Run(ctx, appliance.Options{
-		Guest: guest, Version: version, Buffered: buffered, Console: slog.NewTextHandler(console, nil),
+		Guest: guest, Version: version, Buffered: buffered, PeerWait: peerWait, Console: slog.NewTextHandler(console, nil),
 	})
 }

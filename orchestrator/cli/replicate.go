@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/orchestrator/cli/progress"
+	"github.com/understudy-dr/understudy/orchestrator/placement"
 	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
@@ -133,6 +134,7 @@ func (a *app) runReplicate(ctx context.Context, f replicateFlags) error {
 // writeRun tells people how a run went.
 func writeRun(w *strings.Builder, run report.Run) {
 	_ = report.WriteTable(w, report.Rows(run.VM.Name, run)) // a Builder takes everything
+	writeDelegates(w, run)
 	for _, d := range run.Disks {
 		if run.Method == report.Standard {
 			fmt.Fprintf(w, "disk %s was copied whole: %s\n", d.Disk, d.Cause)
@@ -148,6 +150,20 @@ func writeRun(w *strings.Builder, run report.Run) {
 	}
 	fmt.Fprintf(w, "%s: VM %s of pool %s to VM %s of pool %s in %s\n",
 		run.State, run.VM.Name, run.VM.Pool, run.Replica.Name, run.Replica.Pool, run.Finished.Sub(run.Started).Round(10*time.Millisecond))
+}
+
+// writeDelegates tells between which delegates a run's data went, and which of them dialled.
+func writeDelegates(w *strings.Builder, run report.Run) {
+	for _, d := range run.Delegates {
+		fmt.Fprintf(w, "delegate (%s) on host %s of pool %s, %s", d.Side, d.Host, d.Pool, d.Address)
+		switch {
+		case d.Dials != "":
+			fmt.Fprintf(w, ", dials %s (%s)", d.Dials, run.Direction)
+		case len(run.Delegates) == 1:
+			fmt.Fprint(w, ", copies from disk to disk")
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // reason joins what trust came to.
@@ -190,7 +206,14 @@ func writePlan(w *strings.Builder, p replication.Plan) {
 		for _, attachment := range d.Attachments {
 			disks = append(disks, strconv.Itoa(attachment.Disk))
 		}
-		fmt.Fprintf(w, "delegate (%s) on host %s of pool %s, image %s, disks %s\n", d.Side, d.HostName, d.PoolName, d.TemplateVersion, strings.Join(disks, ", "))
+		dials := ""
+		switch p.Placement.Dialer {
+		case placement.SideBoth:
+			dials = ", copies from disk to disk"
+		case d.Side:
+			dials = fmt.Sprintf(", dials the other (%s)", p.Direction)
+		}
+		fmt.Fprintf(w, "delegate (%s) on host %s of pool %s, image %s, disks %s%s\n", d.Side, d.HostName, d.PoolName, d.TemplateVersion, strings.Join(disks, ", "), dials)
 	}
 	for _, s := range p.Placement.Space {
 		free := "the SR does not tell its free space"

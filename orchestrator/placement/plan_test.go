@@ -90,6 +90,45 @@ func TestOneDelegateForBothSides(t *testing.T) {
 	}
 }
 
+// TestOnePool: within a pool one delegate is enough wherever a host sees both SRs, and then nobody dials; between local SRs of two hosts
+// there are two, and the direction counts.
+func TestOnePool(t *testing.T) {
+	for name, c := range map[string]struct{ from, to, hosts string }{
+		"local to shared":          {"local-1", "shared", "both:h1"},
+		"shared to local":          {"shared", "local-2", "both:h2"},
+		"local to local":           {"local-1", "other-1", "both:h1"},
+		"one local SR":             {"local-2", "local-2", "both:h2"},
+		"one shared SR":            {"shared", "shared", "both:h2"}, // the most free memory
+		"local to another's local": {"local-1", "local-2", "source:h1 target:h2"},
+		"back":                     {"local-2", "local-1", "source:h2 target:h1"},
+		"two places, local":        {"local-1,shared", "local-2", "source:h1 target:h2"},
+		"two places, shared":       {"local-1,shared", "shared", "both:h1"},
+	} {
+		pool := newPool("pool")
+		for _, sr := range []string{"local-1", "other-1", "local-2"} {
+			pool.sr(sr, "ext", 100*gib, 0)
+		}
+		pool.sr("shared", "nfs", 100*gib, 0)
+		pool.host("h1", 4*gib, "local-1", "other-1", "shared")
+		pool.host("h2", 8*gib, "local-2", "shared")
+		pool.image("image", "1.0", "shared")
+		pool.vm("vm", gib, strings.Split(c.from, ",")...)
+		for direction, dialer := range map[placement.Direction]placement.Side{placement.Push: placement.SideSource, placement.Pull: placement.SideTarget} {
+			plan := mustPlan(t, placement.Request{Source: pool.Pool, SourceVM: "vm", Target: pool.Pool, TargetSR: xapi.Ref(c.to), Direction: direction})
+			var hosts []string
+			for _, d := range plan.Delegates {
+				hosts = append(hosts, fmt.Sprintf("%s:%s", d.Side, d.HostName))
+			}
+			if len(hosts) == 1 {
+				dialer = placement.SideBoth
+			}
+			if got := strings.Join(hosts, " "); got != c.hosts || plan.Dialer != dialer {
+				t.Errorf("%s, %s: on %s, dialled by %s; want %s by %s", name, direction, got, plan.Dialer, c.hosts, dialer)
+			}
+		}
+	}
+}
+
 // TestAHostThatSeesTheDisksButNoImage: it serves neither side, although it sees both SRs.
 func TestAHostThatSeesTheDisksButNoImage(t *testing.T) {
 	source, _, request := twoPools()

@@ -20,7 +20,7 @@ const (
 	RungPower       Rung = "power"        // the replica is halted and has not been started since the last commit
 	RungWriters     Rung = "writers"      // no other VM could write to its disks
 	RungOption      Rung = "option"       // the administrator chose to trust
-	RungDirection   Rung = "direction"    // push: with pull it is not available
+	RungDirection   Rung = "direction"    // not pull: with that trust is not available
 	RungDatabase    Rung = "database"     // the state database says clean, with one generation for all disks, or dirty by a run whose journal counts
 	RungVMMarker    Rung = "vm-marker"    // the replica VM's marker says the same, with that generation
 	RungDiskMarkers Rung = "disk-markers" // so do the markers of its disks
@@ -34,8 +34,8 @@ const (
 // the pool; disks that this run adds are no part of it.
 type Evidence struct {
 	Option    report.Trust
-	Direction report.Direction
-	KeyID     manifest.KeyID // of the domain, now
+	Direction report.Direction // empty: one delegate has the disks of both sides, and nobody dials
+	KeyID     manifest.KeyID   // of the domain, now
 
 	VM    VMEvidence
 	Disks []DiskEvidence
@@ -292,7 +292,7 @@ func testOption(e Evidence) string {
 }
 
 func testDirection(e Evidence) string {
-	if e.Direction != report.Push {
+	if e.Direction == report.Pull {
 		return "trust is not available for pull"
 	}
 	return ""

@@ -69,6 +69,15 @@ func TestTrustBeforeTheLeavesAreTested(t *testing.T) {
 	}
 }
 
+// Where one delegate has the disks of both sides nobody dials, and there is no pull that trust could be wanting for.
+func TestTrustWhereNobodyDials(t *testing.T) {
+	e := sound()
+	e.Direction = ""
+	if d := replica.Trust(e); d.Mode != report.Trusted || d.Rung != replica.RungEmptyLeaf {
+		t.Errorf("decided %+v", d)
+	}
+}
+
 // unfinished makes of sound evidence that of a run which ended badly.
 func unfinished(e *replica.Evidence) {
 	e.Unfinished, e.VM.Marker.State = &replica.UnfinishedEvidence{}, dirty

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/report"
 )
 
 var (
@@ -84,6 +86,34 @@ func withCause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
+}
+
+// UnreachableError says that the delegate that was to dial the other one could not reach it.
+type UnreachableError struct {
+	Direction        report.Direction
+	Dialer, Listener report.Delegate
+	Cause            string // by the dialer
+}
+
+func (e *UnreachableError) Error() string { return e.what() + "; " + e.mend() }
+
+func (e *UnreachableError) what() string {
+	return fmt.Sprintf("with %s the delegate of the %s in pool %s dials that of the %s in pool %s, and %s could not reach %s: %s",
+		e.Direction, e.Dialer.Side, e.Dialer.Pool, e.Listener.Side, e.Listener.Pool, hostOf(e.Dialer.Address), e.Listener.Address, e.Cause)
+}
+
+func (e *UnreachableError) mend() string {
+	return fmt.Sprintf("let TCP connections through from %s to %s, or replicate with --direction %s, for which they are opened from %s to %s",
+		hostOf(e.Dialer.Address), e.Listener.Address, e.Direction.Reverse(), hostOf(e.Listener.Address), e.Dialer.Address)
+}
+
+// hostOf is an address without its port.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
 }
 
 // VTPMError says that the source VM has a virtual TPM. Its content, such as the key of an encrypted disk, cannot be read through the

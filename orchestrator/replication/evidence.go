@@ -148,7 +148,7 @@ func (s *subject) evidenceOf(ctx context.Context, store *state.Store, g gatherer
 		return replica.Evidence{}, err
 	}
 	e := g.evidence(disks)
-	e.Option, e.Direction, e.KeyID = s.request.trust(), s.request.Direction, store.Installation().DigestKey.ID()
+	e.Option, e.Direction, e.KeyID = s.request.trust(), s.dialling(), store.Installation().DigestKey.ID()
 	e.Distrusted = s.record.Trust == state.TrustNever
 	if e.Unfinished, err = s.unfinished(ctx, store); err != nil {
 		return replica.Evidence{}, err

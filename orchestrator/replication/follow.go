@@ -49,6 +49,8 @@ func followBy(
 			return status, fmt.Errorf("%w: the %s on delegate %s: %s", errEndedElsewhere, status.Kind, client.Address(), status.Error)
 		case seen.Ended() && status.Suspect:
 			return status, fmt.Errorf("%w: the %s on delegate %s %s: %s", errSuspect, status.Kind, client.Address(), seen, status.Error)
+		case seen.Ended() && status.Unmet:
+			return status, fmt.Errorf("%w: %s", errUnmet, status.Error)
 		case seen.Ended():
 			return status, fmt.Errorf("the %s on delegate %s %s: %s", status.Kind, client.Address(), seen, status.Error)
 		}
@@ -57,7 +59,7 @@ func followBy(
 
 // watch follows the task of one end.
 func (t *transferRun) watch(ctx context.Context, e *end) error {
-	_, err := followBy(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
+	last, err := followBy(ctx, e.delegate.Control(), e.spec.ID, func(s control.TaskStatus) {
 		t.mu.Lock()
 		cuts, disabled := s.Cuts-e.status.Cuts, disabledHint(s) != "" && disabledHint(e.status) == ""
 		e.status = s
@@ -70,10 +72,26 @@ func (t *transferRun) watch(ctx context.Context, e *end) error {
 		}
 		t.count()
 	}, t.asker(ctx, e))
-	if errors.Is(err, errEndedElsewhere) {
+	switch {
+	case errors.Is(err, errEndedElsewhere):
 		return &lostError{delegate: e.delegate.Name(), cause: err}
+	case errors.Is(err, errUnmet):
+		return t.unreachable(e, last.Error)
 	}
 	return err
+}
+
+// unreachable is the error where one end has dialled the other in vain.
+func (t *transferRun) unreachable(dialer *end, cause string) error {
+	e := &UnreachableError{Direction: t.request.Direction, Cause: cause}
+	for _, d := range t.report.copy().Delegates {
+		if d.Address == dialer.delegate.Address {
+			e.Dialer = d
+		} else {
+			e.Listener = d
+		}
+	}
+	return e
 }
 
 // disabledHint is why a task used its hint no more; empty when it did, or had none.

@@ -13,11 +13,7 @@ import (
 // returns without an error.
 func (r *run) limit(ctx context.Context) (stop func(), err error) {
 	schedule := r.request.Limit
-	if len(schedule) == 0 {
-		return func() {}, nil
-	}
-	if r.delegates.shared() {
-		r.report.event("limit", "the limit of %s has no effect: one delegate copies the disks, and nothing goes over a line", schedule)
+	if len(schedule) == 0 || r.delegates.shared() {
 		return func() {}, nil
 	}
 	sender := r.delegates.source

@@ -28,13 +28,3 @@ func TestLimitSlowsARun(t *testing.T) {
 		t.Errorf("no event names the limit: %v", run.Events)
 	}
 }
-
-func TestLimitOfACopyInsideADelegate(t *testing.T) {
-	w := newWorld(t, layout{onePool: true})
-	w.request.Limit = ratelimit.Schedule{{BytesPerSecond: 1}}
-	run := w.replicate()
-	w.equal()
-	if !slices.ContainsFunc(run.Events, func(e report.Event) bool { return e.Cause == "limit" && strings.Contains(e.Text, "no effect") }) {
-		t.Errorf("no event says that the limit has no effect: %v", run.Events)
-	}
-}

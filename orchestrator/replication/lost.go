@@ -24,6 +24,9 @@ const (
 // errEndedElsewhere is a task that was cancelled, and not by its run: its delegate stops.
 var errEndedElsewhere = errors.New("the task was ended by its delegate")
 
+// errUnmet is a task that dialled its peer in vain.
+var errUnmet = errors.New("the other end of the transfer could not be reached")
+
 // lostError says that a delegate is gone. What it did is journalled up to a watermark, and another one can go on from there.
 type lostError struct {
 	delegate string // name

@@ -120,34 +120,11 @@ func TestPull(t *testing.T) {
 	run := w.replicate()
 	w.equal()
 	w.tidy(2)
-	if d := run.Disks[0]; d.Mode != report.Untrusted || d.Rung != string(replica.RungDirection) || d.ReadTarget < d.LogicalSize {
-		t.Errorf("mode %s at rung %s, %d bytes read of the target", d.Mode, d.Rung, d.ReadTarget)
+	if d := run.Disks[0]; d.Mode != report.Untrusted || d.Rung != string(replica.RungDirection) || d.ReadTarget < d.LogicalSize || !hasEvent(run, "trust-ignored") {
+		t.Errorf("mode %s at rung %s, %d bytes read of the target, events %v", d.Mode, d.Rung, d.ReadTarget, run.Events)
 	}
 	if d := run.Disks[0]; d.Sent == 0 || d.Sent > 64<<10 {
 		t.Errorf("%d bytes sent", d.Sent)
-	}
-}
-
-func TestOnePoolOneDelegate(t *testing.T) {
-	w := newWorld(t, layout{onePool: true, sizes: []int64{8 * mib, 4 * mib}})
-	plan, err := w.engine.Plan(t.Context(), w.request)
-	w.must(err)
-	if len(plan.Placement.Delegates) != 1 {
-		t.Fatalf("%d delegates", len(plan.Placement.Delegates))
-	}
-	first := w.replicate()
-	w.equal()
-	w.tidy(1)
-	if first.Disks[0].Wire != 0 {
-		t.Errorf("%d bytes on the wire within one delegate", first.Disks[0].Wire)
-	}
-	w.write(w.simA.VDIPath(w.vm.VDIs[1]), 2*mib, []byte("again"))
-	w.request.Trust = true
-	second := w.replicate()
-	w.equal()
-	w.tidy(2)
-	if d := second.Disks[1]; d.Mode != report.Trusted || d.Sent > 64<<10 {
-		t.Errorf("mode %s (%s), %d bytes sent", d.Mode, d.Cause, d.Sent)
 	}
 }
 

@@ -37,7 +37,8 @@ type subject struct {
 	seeds        []SeedPlan    // of the request
 	notes        []Note
 	findings     []report.Finding
-	causes       []error // behind some of the findings
+	causes       []error               // behind some of the findings
+	unplaced     *placement.Infeasible // why delegates cannot be placed; nil: they can
 	plan         Plan
 }
 
@@ -61,15 +62,17 @@ func (e *Engine) resolve(ctx context.Context, request Request) (*subject, error)
 	if err := s.findReplica(ctx, e.Store); err != nil {
 		return nil, err
 	}
+	s.findDisks()
+	if err := s.place(); err != nil {
+		return nil, err
+	}
 	if err := s.judge(ctx, e.Store); err != nil {
 		return nil, err
 	}
 	if err := s.findSeeds(e.Store.Installation().UUID); err != nil {
 		return nil, err
 	}
-	if err := s.place(); err != nil {
-		return nil, err
-	}
+	s.describe()
 	s.planRestorePoint(e.Store.Installation().UUID)
 	s.plan.Notes = s.notes
 	return s, s.ready(ctx, e.Store)
@@ -209,11 +212,11 @@ func (s *subject) adopt(installation string) {
 	}
 }
 
-// judge decides whether the replica may be written, and what it is taken for.
-func (s *subject) judge(ctx context.Context, store *state.Store) error {
+// findDisks finds the disks of the replica that are of use.
+func (s *subject) findDisks() {
 	s.standbyDisks = map[string]inventory.Disk{}
-	if s.refuseSuspended() || s.standby == nil {
-		return nil
+	if s.standby == nil {
+		return
 	}
 	numbers := map[string]bool{}
 	for _, d := range s.disks {
@@ -225,6 +228,16 @@ func (s *subject) judge(ctx context.Context, store *state.Store) error {
 		} else if !slices.ContainsFunc(s.record.Disks, func(d state.Disk) bool { return d.Disk == name }) {
 			s.note("foreign-disk", "the replica VM has a disk %s (VDI %s) that its source has not and that is not ours: it is left alone", name, disk.VDI.UUID)
 		}
+	}
+}
+
+// judge decides whether the replica may be written, and what it is taken for.
+func (s *subject) judge(ctx context.Context, store *state.Store) error {
+	if s.dialling() == report.Pull && s.request.Trust {
+		s.note("trust-ignored", "trust was asked for and is ignored: it is not available for pull. What the replica holds already is read and compared")
+	}
+	if s.refuseSuspended() || s.standby == nil {
+		return nil
 	}
 	g := gatherer{pool: s.target.Inventory, installation: store.Installation().UUID, record: s.record, standby: s.standby}
 	evidence, err := s.evidenceOf(ctx, store, g, s.standbyDisks)
@@ -251,14 +264,31 @@ func (s *subject) held(vm string, d replica.Decision) *HeldError {
 	return &HeldError{Replica: s.record.ID, VM: vm, Rung: string(d.Rung), Cause: d.Cause, Diverged: d.Diverged}
 }
 
-// place has the delegates placed and completes the plan.
-func (s *subject) place() error {
+// place has the delegates placed. That it cannot be done is found later, after what is amiss with the replica.
+func (s *subject) place() (err error) {
+	s.plan.Placement, err = placement.MakePlan(s.placing())
+	if errors.As(err, &s.unplaced) {
+		return nil
+	}
+	return err
+}
+
+// dialling is the direction; empty where one delegate serves both sides, so that nobody dials.
+func (s *subject) dialling() report.Direction {
+	if len(s.plan.Placement.Delegates) == 1 {
+		return ""
+	}
+	return s.request.Direction
+}
+
+// describe completes the plan.
+func (s *subject) describe() {
 	s.plan = Plan{
 		Method: s.request.method(), Direction: s.request.Direction, Trust: s.request.trust(), Consistency: s.request.consistency(), ReplicaID: s.record.ID, SR: s.sr.UUID, SRName: s.sr.NameLabel,
 		VM: report.VM{UUID: s.vm.UUID, Name: s.vm.NameLabel, Pool: s.source.Name, PoolUUID: s.source.Inventory.UUID},
 		Replica: report.VM{Name: replicaName(s.request.NamePattern, s.vm.NameLabel), Pool: s.target.Name,
 			PoolUUID: s.target.Inventory.UUID},
-		Disks: s.diskPlans(), Removed: s.removed(), Limit: s.request.Limit,
+		Disks: s.diskPlans(), Removed: s.removed(), Placement: s.plan.Placement, Limit: s.request.Limit,
 	}
 	if s.standby != nil {
 		s.plan.Replica.UUID, s.plan.Replica.Name = s.standby.vm.UUID, s.standby.vm.NameLabel
@@ -266,15 +296,24 @@ func (s *subject) place() error {
 	if s.request.Trust && s.plan.Method == report.Standard {
 		s.note("trust-unused", "the standard method writes everything: there is nothing to trust")
 	}
-	var err error
-	s.plan.Placement, err = placement.MakePlan(s.placing())
-	var infeasible *placement.Infeasible
-	if errors.As(err, &infeasible) {
-		s.findings = append(s.findings, infeasible.Findings...)
-		err = nil
+	if s.unplaced != nil {
+		s.findings = append(s.findings, s.unplaced.Findings...)
+	}
+	if s.dialling() == "" {
+		s.noteOneDelegate()
 	}
 	s.planSeeds()
-	return err
+}
+
+// noteOneDelegate tells what was asked for and is of no effect where one delegate serves both sides.
+func (s *subject) noteOneDelegate() {
+	host := s.plan.Placement.Delegates[0].HostName
+	if s.request.Direction == report.Pull {
+		s.note("direction", "pull means nothing here: one delegate, on host %s, copies from disk to disk, and nobody dials", host)
+	}
+	if len(s.request.Limit) > 0 {
+		s.note("limit", "the limit of %s has no effect: one delegate, on host %s, copies from disk to disk, and nothing goes over a line", s.request.Limit, host)
+	}
 }
 
 // placing is what is to be placed.

@@ -266,10 +266,27 @@ func (r *run) spawn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.noteDelegates()
 	if err := r.testLeaves(ctx); err != nil {
 		return err
 	}
 	return r.plug(ctx)
+}
+
+// noteDelegates has the report tell which delegates there are, and which of them dials.
+func (r *run) noteDelegates() {
+	placed := r.plan.Placement
+	var told []report.Delegate
+	for i, d := range r.delegates.each() {
+		told = append(told, report.Delegate{Side: d.Side, Pool: d.Pool().Name, Host: placed.Delegates[i].HostName, Address: d.Address})
+	}
+	switch placed.Dialer {
+	case placement.SideSource:
+		told[0].Dials = told[1].Address
+	case placement.SideTarget:
+		told[1].Dials = told[0].Address
+	}
+	r.report.change(func(run *report.Run) { run.Delegates = told })
 }
 
 // plug attaches the clones to the source's delegate, and the replica's disks and the seeds to the target's.

@@ -36,7 +36,7 @@ func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, w
 	if err != nil {
 		return nil, "", err
 	}
-	dead.Report.JobRun = s.request.JobRun
+	dead.Report.JobRun, dead.Report.Direction = s.request.JobRun, s.request.Direction
 	r = &run{
 		subject: s, engine: e, store: e.Store, id: id, generation: generation, resumed: true,
 		report: &recorder{run: dead.Report, observe: e.Observe},
@@ -79,7 +79,7 @@ func (e *Engine) canGoOn(s *subject, dead state.Run) (generation manifest.Genera
 		return generation, fmt.Sprintf("the resume window of %v has passed", e.resumeWindow())
 	case was.Method == report.Standard || s.plan.Method == report.Standard:
 		return generation, "a copy by the standard method does not go on"
-	case was.Direction != s.plan.Direction || was.Trust != s.plan.Trust || cmp.Or(was.Consistency, report.ConsistencyDisk) != s.plan.Consistency:
+	case s.dialling() != "" && was.Direction != s.plan.Direction || was.Trust != s.plan.Trust || cmp.Or(was.Consistency, report.ConsistencyDisk) != s.plan.Consistency:
 		return generation, "it was to go another way"
 	case err != nil || s.standby == nil || len(s.plan.Removed) > 0 || len(was.Disks) != len(s.plan.Disks):
 		return generation, "the VM or its replica changed"

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,8 +31,8 @@ import (
 
 const mib = 1 << 20
 
-// abd is the program that delegates run.
-var abd string
+// abd is the program that delegates run, and impatientABD the same with little patience for one that does not answer.
+var abd, impatientABD string
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childVariable); dir != "" {
@@ -77,14 +78,17 @@ func build(dir string) error {
 		return fmt.Errorf("go build cmd/abd: %w\n%s", err, out)
 	}
 	abd = filepath.Join(dir, "abd.sh")
-	return os.WriteFile(abd, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' --buffered \"$@\"\n", program), 0o700)
+	impatientABD = filepath.Join(dir, "impatient.sh")
+	err := os.WriteFile(impatientABD, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' --buffered --peer-wait 2s \"$@\"\n", program), 0o700)
+	return errors.Join(err, os.WriteFile(abd, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' --buffered \"$@\"\n", program), 0o700))
 }
 
 // world is two simulated pools and an orchestrator.
 type world struct {
 	*testing.T
 	bare       bool
-	dir        string // of the orchestrator's state
+	dir        string               // of the orchestrator's state
+	world      func() xapisim.World // of a pool's guests
 	simA, simB *xapisim.Pool
 	a, b       *delegate.Pool
 	store      *state.Store
@@ -101,6 +105,9 @@ type layout struct {
 	capacity int64   // of it
 	onePool  bool    // source and target are one pool, whose hosts see both SRs
 	bare     bool    // no delegate's image is deployed, and there are no addresses for any
+	// srs has one pool with these: the VM lies on "source", and there are delegates' images on all of them.
+	srs       []xapisim.SRConfig
+	impatient bool // delegates dial one another for two seconds only
 }
 
 func newWorld(t *testing.T, l layout) *world {
@@ -116,7 +123,15 @@ func newWorld(t *testing.T, l layout) *world {
 	target := xapisim.SRConfig{Name: "target", Type: l.target, Shared: true, Garbage: l.garbage, Capacity: l.capacity}
 	source := xapisim.SRConfig{Name: "source", Type: "nfs", Shared: true}
 	images := xapisim.SRConfig{Name: "images", Type: "nfs", Shared: true}
-	if l.onePool {
+	program := abd
+	if l.impatient {
+		program = impatientABD
+	}
+	w.world = func() xapisim.World { return worlds.NewProcess(program, t.TempDir()) }
+	if l.srs != nil {
+		w.simA = w.newSim("a", l.srs...)
+		w.simB = w.simA
+	} else if l.onePool {
 		w.simA = w.newSim("a", source, target, images)
 		w.simB = w.simA
 	} else {
@@ -136,7 +151,7 @@ func newWorld(t *testing.T, l layout) *world {
 	w.open()
 	w.connect()
 	w.request = replication.Request{
-		Source: w.a, Target: w.b, VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true,
+		Source: w.a, Target: w.b, VM: "web", SR: target.Name, Direction: report.Push, OverwriteTarget: true,
 	}
 	return w
 }
@@ -144,7 +159,7 @@ func newWorld(t *testing.T, l layout) *world {
 func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
 	w.Helper()
 	sim, err := xapisim.New(xapisim.Config{
-		Name: name, Dir: w.TempDir(), Hosts: 2, SRs: srs, World: worlds.NewProcess(abd, w.TempDir()),
+		Name: name, Dir: w.TempDir(), Hosts: 2, SRs: srs, World: w.world(),
 		Networks: []string{"Pool-wide network 0", "isolated"}, EventDelay: -1, AuthDelay: time.Millisecond,
 	})
 	if err != nil {
@@ -154,8 +169,17 @@ func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
 	if w.bare {
 		return sim
 	}
-	if _, err := sim.AddDelegateTemplate("images", "1.0"); err != nil {
-		w.Fatal(err)
+	images := []string{"images"}
+	if !slices.ContainsFunc(srs, func(sr xapisim.SRConfig) bool { return sr.Name == "images" }) {
+		images = nil
+		for _, sr := range srs {
+			images = append(images, sr.Name)
+		}
+	}
+	for _, sr := range images {
+		if _, err := sim.AddDelegateTemplate(sr, "1.0"); err != nil {
+			w.Fatal(err)
+		}
 	}
 	return sim
 }

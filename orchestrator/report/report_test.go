@@ -39,6 +39,10 @@ func sample() report.Run {
 			},
 			{Disk: "12", LogicalSize: 1000, State: report.DiskPending},
 		},
+		Delegates: []report.Delegate{
+			{Side: "source", Pool: "a", Host: "a-1", Address: "10.0.0.20:7811", Dials: "10.0.1.20:7811"},
+			{Side: "target", Pool: "b", Host: "b-1", Address: "10.0.1.20:7811"},
+		},
 		Phases:       []report.PhaseTime{{Phase: report.PhasePlan, Started: start, Finished: start.Add(time.Second)}},
 		Events:       []report.Event{{Time: start, Cause: "manifest-lost", Text: "disk 11 has no manifest and is scanned"}},
 		ControlBytes: 9 << 10,

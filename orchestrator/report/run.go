@@ -52,6 +52,14 @@ const (
 // Valid reports whether m is enhanced or standard.
 func (m Method) Valid() bool { return m == Enhanced || m == Standard }
 
+// Reverse is the other direction.
+func (d Direction) Reverse() Direction {
+	if d == Push {
+		return Pull
+	}
+	return Push
+}
+
 // Trust is the administrator's choice about the content of an existing replica.
 type Trust string
 
@@ -112,6 +120,16 @@ type Event struct {
 	Text  string    `json:"text"`  // one sentence for people
 }
 
+// Delegate is an appliance VM that a run had, and whom it dialled.
+type Delegate struct {
+	Side    string `json:"side"` // source, target or both: that one copies from disk to disk, and the run's direction means nothing
+	Pool    string `json:"pool"`
+	Host    string `json:"host"`
+	Address string `json:"address"` // ip:port on which it listens
+	// Dials is the address of the delegate that this one opens the data connections to; empty: it waits for them, or there are none.
+	Dials string `json:"dials,omitempty"`
+}
+
 // Run is the report of one VM run. It is not safe for concurrent use: its driver owns it and hands out copies (Clone).
 type Run struct {
 	ID        string    `json:"id"`
@@ -135,6 +153,8 @@ type Run struct {
 	Generation string `json:"generation,omitempty"`
 	// RestorePoint is the uuid of the one that a revert takes the replica back to; empty for other runs.
 	RestorePoint string `json:"restore_point,omitempty"`
+	// Delegates are those that the run had last: the source's and the target's, or one that served both.
+	Delegates []Delegate `json:"delegates,omitempty"`
 	// TargetHosts are the hosts that the delegates of the target ran on, as they were when they came up.
 	TargetHosts  []Host    `json:"target_hosts,omitempty"`
 	Updated      time.Time `json:"updated,omitzero"` // last stored while the transfer went on
@@ -183,6 +203,7 @@ func (r Run) Clone() Run {
 	}
 	r.Phases = slices.Clone(r.Phases)
 	r.Events = slices.Clone(r.Events)
+	r.Delegates = slices.Clone(r.Delegates)
 	r.TargetHosts = slices.Clone(r.TargetHosts)
 	r.Snapshot = r.Snapshot.clone()
 	return r
