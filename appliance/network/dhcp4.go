@@ -79,7 +79,25 @@ func (n *Network) lease4(given *nclient4.Lease) (*lease, error) {
 	l.release = func(context.Context) error {
 		return n.withClient4(ack.ServerIdentifier(), func(c *nclient4.Client) error { return c.Release(given) })
 	}
+	l.decline = func() error { return n.decline4(ack) }
 	return l, nil
+}
+
+// decline4 sends DHCPDECLINE, which has no answer (RFC 2131 §4.4.4).
+func (n *Network) decline4(ack *dhcpv4.DHCPv4) (err error) {
+	message, err := dhcpv4.New(
+		dhcpv4.WithMessageType(dhcpv4.MessageTypeDecline), dhcpv4.WithHwAddr(ack.ClientHWAddr),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(ack.ServerIdentifier())), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ack.YourIPAddr)))
+	if err != nil {
+		return err
+	}
+	conn, err := nclient4.NewRawUDPConn(n.link.name, nclient4.ClientPort)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	_, err = conn.WriteTo(message.ToBytes(), nclient4.DefaultServers)
+	return err
 }
 
 func (n *Network) renew4(ctx context.Context, given *nclient4.Lease, anyServer bool) (*lease, error) {

@@ -37,6 +37,7 @@ const (
 type server struct {
 	mood                        atomic.Int32
 	renewals, rebinds, releases atomic.Int32
+	declined                    chan *dhcpv4.DHCPv4    // what clients declined; nil: it goes on giving that
 	address                     atomic.Pointer[net.IP] // that it gives
 	lifetime                    time.Duration
 	renewal, rebinding          time.Duration // when the client shall ask; zero leaves it to the client
@@ -84,6 +85,12 @@ func serve4(t *testing.T, peer *neighbour, s *server, options ...dhcpv4.Modifier
 		switch {
 		case m.MessageType() == dhcpv4.MessageTypeRelease:
 			s.releases.Add(1)
+			return
+		case m.MessageType() == dhcpv4.MessageTypeDecline:
+			if s.declined != nil {
+				s.give("10.77.0.51")
+				s.declined <- m
+			}
 			return
 		case m.MessageType() == dhcpv4.MessageTypeRequest:
 			kind = dhcpv4.MessageTypeAck
@@ -167,9 +174,36 @@ func TestDHCP4TakenAddress(t *testing.T) {
 	peer := connect(t)
 	peer.give("10.77.0.1/24")
 	peer.give("10.77.0.50/24")
-	serve4(t, peer, newServer("10.77.0.50", time.Hour))
+	s := newServer("10.77.0.50", time.Hour)
+	serve4(t, peer, s)
 	if _, err := network.NewHasty().Up(t.Context(), appliance.NetworkSpec{}); !errors.Is(err, network.ErrAddressTaken) {
 		t.Errorf("error is %v, want ErrAddressTaken", err)
+	}
+}
+
+// TestDHCP4Decline: an address that another machine has is declined, and the server gives another one.
+func TestDHCP4Decline(t *testing.T) {
+	peer := connect(t)
+	peer.give("10.77.0.1/24")
+	peer.give("10.77.0.50/24")
+	s := newServer("10.77.0.50", time.Hour)
+	s.declined = make(chan *dhcpv4.DHCPv4, 1)
+	serve4(t, peer, s)
+	n := network.NewHasty()
+	address, err := n.Up(t.Context(), appliance.NetworkSpec{})
+	if err != nil || address != netip.MustParsePrefix("10.77.0.51/24") {
+		t.Fatalf("address is %s, %v", address, err)
+	}
+	if got := peer.addresses(); !slices.Equal(got, []netip.Prefix{address}) {
+		t.Errorf("addresses are %v", got)
+	}
+	m := <-s.declined
+	if !m.RequestedIPAddress().Equal(net.IPv4(10, 77, 0, 50)) || !m.ServerIdentifier().Equal(net.IPv4(10, 77, 0, 1)) || !m.ClientIPAddr.IsUnspecified() ||
+		m.ClientHWAddr.String() != peer.link().Attrs().HardwareAddr.String() {
+		t.Errorf("declined with %s", m.Summary())
+	}
+	if event := <-watch(t, n); event.Err != nil || !strings.Contains(event.Text, "10.77.0.50") {
+		t.Errorf("event %+v", event)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 func NewHasty() *Network {
 	return &Network{timing: timing{
 		interfaceWait: 300 * time.Millisecond, probeInterval: 60 * time.Millisecond, defend: 300 * time.Millisecond,
-		dhcpTry: 300 * time.Millisecond, dhcpTries: 2, leasePause: 20 * time.Millisecond, routerWait: 100 * time.Millisecond,
+		dhcpTry: 300 * time.Millisecond, dhcpTries: 2, leasePause: 20 * time.Millisecond, declinePause: 20 * time.Millisecond, routerWait: 100 * time.Millisecond,
 		look: 20 * time.Millisecond,
 	}}
 }

@@ -20,6 +20,7 @@ type lease struct {
 	renewal, rebinding, expiry time.Time
 	renew                      func(ctx context.Context, anyServer bool) (*lease, error)
 	release                    func(ctx context.Context) error
+	decline                    func() error // tells the server that another machine has the address; nil: with DHCPv6
 }
 
 // phaseEnd is when the server that gave the lease is no longer the only one to ask, and then when the lease ends.

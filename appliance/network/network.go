@@ -34,13 +34,14 @@ type timing struct {
 	dhcpTry       time.Duration // for an answer to the first transmission to DHCP servers; each further one has twice as long
 	dhcpTries     int
 	leasePause    time.Duration // between two attempts to renew a lease, at least (RFC 2131 §4.4.5: a minute)
+	declinePause  time.Duration // between a lease that was declined and the next (RFC 2131 §3.1: 10 s)
 	routerWait    time.Duration // for the advertisement of an IPv6 router
 	look          time.Duration // between two looks at link, address and neighbour
 }
 
 var standardTiming = timing{
 	interfaceWait: 10 * time.Second, probeInterval: 150 * time.Millisecond, defend: 10 * time.Second,
-	dhcpTry: 1500 * time.Millisecond, dhcpTries: 4, leasePause: 10 * time.Second, routerWait: 10 * time.Second,
+	dhcpTry: 1500 * time.Millisecond, dhcpTries: 4, leasePause: 10 * time.Second, declinePause: 10 * time.Second, routerWait: 10 * time.Second,
 	look: 250 * time.Millisecond,
 }
 
@@ -53,6 +54,8 @@ type Network struct {
 	address netip.Prefix
 	gateway netip.Addr // invalid: none, or the kernel's own
 	lease   *lease     // nil: a static address
+	// declined are the addresses that a DHCP server gave and other machines had.
+	declined []netip.Addr
 }
 
 // link is the one interface.
@@ -78,18 +81,8 @@ func (n *Network) Up(ctx context.Context, spec appliance.NetworkSpec) (netip.Pre
 	if err := n.raise(ctx, spec.MTU); err != nil {
 		return netip.Prefix{}, err
 	}
-	n.address, n.gateway = spec.Address, spec.Gateway
-	if !spec.Address.IsValid() {
-		if err := n.obtain(ctx, spec); err != nil {
-			return netip.Prefix{}, fmt.Errorf("interface %s: %w", n.link.name, err)
-		}
-	}
-	claim := n.claim4
-	if n.address.Addr().Is6() {
-		claim = n.claim6
-	}
-	if err := claim(ctx); err != nil {
-		return netip.Prefix{}, fmt.Errorf("interface %s: address %s: %w", n.link.name, n.address, err)
+	if err := n.settle(ctx, spec); err != nil {
+		return netip.Prefix{}, fmt.Errorf("interface %s: %w", n.link.name, err)
 	}
 	if n.gateway.IsValid() {
 		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: n.link.index, Gw: n.gateway.AsSlice()}); err != nil {
@@ -102,6 +95,49 @@ func (n *Network) Up(ctx context.Context, spec appliance.NetworkSpec) (netip.Pre
 		}
 	}
 	return n.address, nil
+}
+
+// leases is how many addresses are taken from a DHCP server at most, when other machines have those that it gives.
+const leases = 3
+
+// settle makes an address the interface's: the configured one, or a lease's. An address that another machine has goes back to the
+// server as declined, so that it gives it to nobody, and another one is asked for (RFC 2131 §3.1).
+func (n *Network) settle(ctx context.Context, spec appliance.NetworkSpec) error {
+	n.address, n.gateway = spec.Address, spec.Gateway
+	if spec.Address.IsValid() {
+		return n.claim(ctx)
+	}
+	for tries := 1; ; tries++ {
+		if err := n.obtain(ctx, spec); err != nil {
+			return err
+		}
+		err := n.claim(ctx)
+		if !errors.Is(err, ErrAddressTaken) || n.lease.decline == nil {
+			return err
+		}
+		if failure := n.lease.decline(); failure != nil {
+			return errors.Join(err, fmt.Errorf("declining it: %w", failure))
+		}
+		n.declined = append(n.declined, n.address.Addr())
+		if tries == leases {
+			return fmt.Errorf("the DHCP server gave %v, which are all in use: %w", n.declined, err)
+		}
+		if failure := sleep(ctx, n.timing.declinePause); failure != nil {
+			return errors.Join(err, failure)
+		}
+	}
+}
+
+// claim makes the address the interface's, if no other machine has it.
+func (n *Network) claim(ctx context.Context) error {
+	claim := n.claim4
+	if n.address.Addr().Is6() {
+		claim = n.claim6
+	}
+	if err := claim(ctx); err != nil {
+		return fmt.Errorf("address %s: %w", n.address, err)
+	}
+	return nil
 }
 
 // obtain takes a lease: its address, gateway and MTU. A configured MTU outranks the lease's.

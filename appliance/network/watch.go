@@ -24,6 +24,9 @@ func (n *Network) Watch(ctx context.Context, report func(appliance.NetworkEvent)
 		defer mu.Unlock()
 		report(e)
 	}
+	for _, address := range n.declined {
+		say(appliance.NetworkEvent{Level: slog.LevelWarn, Text: fmt.Sprintf("the DHCP server gave %s, which another machine has: it was declined", address)})
+	}
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.watchLink(inner, say) })
 	if n.gateway.IsValid() {
