@@ -55,6 +55,11 @@ func SetState(ctx context.Context, api xapi.API, class string, ref xapi.Ref, sta
 	return setKey(ctx, api, class, ref, keyState, state.String())
 }
 
+// SetKeep says why retention must not remove a restore point that bears a marker already, or with an empty reason that it may.
+func SetKeep(ctx context.Context, api xapi.API, ref xapi.Ref, why string) error {
+	return setKey(ctx, api, "VM", ref, keyKeep, why)
+}
+
 // Remove takes a marker off an object, which is nobody's of ours then, and leaves other keys alone. It may be repeated. Cut short it
 // leaves a marker that is malformed: never one that is ours.
 func Remove(ctx context.Context, api xapi.API, class string, ref xapi.Ref) error {

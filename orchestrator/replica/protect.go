@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 
@@ -38,6 +39,40 @@ func BlockedOperations(state manifest.State) map[string]string {
 	if state.Dirty || !state.Valid() {
 		for _, operation := range whileDirty {
 			blocked[operation] = reasonDirty
+		}
+	}
+	return blocked
+}
+
+// started are the ways to start a VM that has a state of its own.
+var started = []string{"start", "start_on", "resume", "resume_on"}
+
+// reasonFailedOver names the failover, by the replica's id: another one of the same VM does not lift it.
+func reasonFailedOver(id string) string {
+	return fmt.Sprintf(ourReason+"this VM has failed over to its replica %s, which does its work with its addresses. 'understudy replica undo' lifts this.", id)
+}
+
+// BlockSource gives the blocked_operations to set on a VM that has current ones now, and that has failed over to the replica with this
+// id: it must not be started beside it. What somebody else blocks stands.
+func BlockSource(current map[string]string, id string) map[string]string {
+	blocked := maps.Clone(current)
+	if blocked == nil {
+		blocked = map[string]string{}
+	}
+	for _, operation := range started {
+		if blocked[operation] == "" {
+			blocked[operation] = reasonFailedOver(id)
+		}
+	}
+	return blocked
+}
+
+// ReleaseSource takes back what BlockSource added for this replica, and nothing else.
+func ReleaseSource(current map[string]string, id string) map[string]string {
+	blocked := map[string]string{}
+	for operation, reason := range current {
+		if reason != reasonFailedOver(id) {
+			blocked[operation] = reason
 		}
 	}
 	return blocked

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -17,6 +19,7 @@ import (
 // chore is a run that changes a replica and moves no data. It is recorded like any other: nobody else is at work on the replica
 // meanwhile, and what it had made when it was cut short is removed.
 type chore struct {
+	engine  *Engine
 	store   *state.Store
 	record  state.Replica
 	target  *delegate.Pool
@@ -24,10 +27,16 @@ type chore struct {
 	id      string
 	saga    *saga.Saga
 	events  []report.Event
+	point   string // uuid of the restore point that it is about; empty: of none
 }
 
 // chore carries out a chore on a replica, as its pool is now. What a dead process left unfinished of the replica is removed first.
 func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, do func(context.Context, *chore) error) (report.Run, error) {
+	return e.part(ctx, id, pool, kind, string(kind), do)
+}
+
+// part is a chore that does only a part of what its kind names.
+func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, name string, do func(context.Context, *chore) error) (report.Run, error) {
 	record, err := e.Store.Replica(ctx, id)
 	if err != nil {
 		return report.Run{}, err
@@ -44,22 +53,27 @@ func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind
 		Replica: report.VM{UUID: record.TargetVM, Pool: target.Name, PoolUUID: target.Inventory.UUID},
 	}
 	begun, err := e.Store.BeginRun(ctx, id, kind, first)
+	var left error
 	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
 		recovered, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, &target), busy.Run)
-		if err := errors.Join(failure, failures(recovered)); err != nil {
-			return report.Run{}, err
-		}
+		left = errors.Join(failure, failures(recovered))
 		begun, err = e.Store.BeginRun(ctx, id, kind, first)
+		if errors.Is(err, state.ErrBusy) && left != nil {
+			err = fmt.Errorf("%w; recovery: %v", err, left) // typed as what it is: busy
+		}
 	}
 	if err != nil {
 		return report.Run{}, err
 	}
-	c := &chore{store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, &target))}
+	c := &chore{engine: e, store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, &target))}
+	if left != nil { // in the other pool, it may be, which may be lost
+		c.event("left-behind", "not everything that an earlier run made could be removed, recovery tries it again: %v", left)
+	}
 	ctx, stop := c.store.Keep(ctx, c.id)
 	defer stop()
 	failure := c.look(ctx, id)
 	if failure == nil {
-		failure = e.step(string(kind), func() error { return do(ctx, c) })
+		failure = e.step(name, func() error { return do(ctx, c) })
 	}
 	return c.finish(ctx, begun.Report, failure)
 }
@@ -83,7 +97,7 @@ func (c *chore) finish(ctx context.Context, last report.Run, failure error) (rep
 	if err := c.saga.Unwind(ctx); err != nil {
 		c.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
 	}
-	last.State, last.Finished, last.Events = report.StateCommitted, time.Now().UTC(), c.events
+	last.State, last.Finished, last.Events, last.RestorePoint = report.StateCommitted, time.Now().UTC(), c.events, c.point
 	switch {
 	case failure != nil && cancelled:
 		last.State = report.StateCancelled
@@ -114,6 +128,18 @@ func (c *chore) block(ctx context.Context, vm xapi.Ref, change func(map[string]s
 		return err
 	}
 	return setField(ctx, c.api(), classVM, vm, "blocked_operations", change(now))
+}
+
+// step does a part of the chore.
+func (c *chore) step(name string, do func() error) error { return c.engine.step(name, do) }
+
+// atRest refuses a replica that is in a failover state, but for those given.
+func (c *chore) atRest(besides ...replica.Failover) error {
+	now := replica.Failover(c.record.Failover.State)
+	if now == replica.Standby || slices.Contains(besides, now) {
+		return nil
+	}
+	return &SuspendedError{Replica: c.record.ID, State: now}
 }
 
 func (c *chore) api() xapi.API { return c.target.API }

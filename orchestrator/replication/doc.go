@@ -35,5 +35,7 @@
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError. Before its disks are plugged they
 //     are compared with the last restore point in the pool's own storage (leaf.go), so that writes past every marker are found.
 //     An administrator ends the hold: Engine.Resync, Engine.Detach.
+//   - A replica does its source's work only by Engine.Failover, whose state suspends every run of it until Engine.UndoFailover or what
+//     comes after Engine.CommitFailover; see failover.go.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication

@@ -87,7 +87,7 @@ func (r *run) testLeaf(ctx context.Context, e replica.DiskEvidence) (replica.Lea
 			committed = manifests[n-1].Generation
 		}
 	}
-	base := r.restorePointDisk(disk.VDIRef, committed)
+	base := gatherer{pool: r.target.Inventory, installation: r.store.Installation().UUID}.restorePointDisk(disk.VDIRef, committed)
 	switch {
 	case base.IsNull():
 		leaf.Against = "there is no restore point of the last commit to compare it with"
@@ -98,7 +98,7 @@ func (r *run) testLeaf(ctx context.Context, e replica.DiskEvidence) (replica.Lea
 		if err != nil {
 			return leaf, err
 		}
-		leaf.Foreign, err = r.foreignBlock(ctx, disk, base, accounted)
+		leaf.Foreign, err = foreignBlock(ctx, r.target.API, disk, base, r.largest(disk), accounted)
 		if err != nil {
 			leaf.Against = err.Error()
 		} else if leaf.Foreign == "" {
@@ -112,10 +112,10 @@ func (r *run) testLeaf(ctx context.Context, e replica.DiskEvidence) (replica.Lea
 }
 
 // restorePointDisk is the disk of our restore point of a generation that is a snapshot of this one; null when there is none.
-func (r *run) restorePointDisk(disk xapi.Ref, generation manifest.Generation) xapi.Ref {
+func (g gatherer) restorePointDisk(disk xapi.Ref, generation manifest.Generation) xapi.Ref {
 	clean := manifest.State{Generation: generation}
-	for ref, vdi := range r.target.Inventory.VDIs {
-		marker, owner, _ := replica.Read(r.store.Installation().UUID, vdi.UUID, vdi.OtherConfig)
+	for ref, vdi := range g.pool.VDIs {
+		marker, owner, _ := replica.Read(g.installation, vdi.UUID, vdi.OtherConfig)
 		if vdi.IsASnapshot && !vdi.Missing && vdi.SnapshotOf == disk &&
 			owner == replica.Ours && marker.Kind == replica.KindRestorePointDisk && marker.State == clean {
 			return ref
@@ -148,16 +148,10 @@ func (r *run) accountedFor(ctx context.Context, e replica.DiskEvidence) (map[uin
 }
 
 // foreignBlock has the pool list the blocks in which a disk differs from its restore point, and describes the first one that is not
-// accounted for.
-func (r *run) foreignBlock(ctx context.Context, disk inventory.Disk, base xapi.Ref, accounted map[uint32]bool) (found string, err error) {
+// accounted for. largest is the size that the disk may have by now, in bytes.
+func foreignBlock(ctx context.Context, api xapi.API, disk inventory.Disk, base xapi.Ref, largest int64, accounted map[uint32]bool) (found string, err error) {
 	export := xapi.DiskExport{VDI: disk.VDIRef, SR: disk.VDI.SR, Base: base, Format: "vhd"}
-	largest := disk.VDI.VirtualSize
-	for _, d := range r.disks {
-		if d.plan.Disk == strconv.Itoa(disk.Number) { // it may have grown in this run
-			largest = max(largest, d.plan.Size+sizeSlack)
-		}
-	}
-	err = r.target.API.ExportDisk(ctx, export, func(stream io.Reader) error {
+	err = api.ExportDisk(ctx, export, func(stream io.Reader) error {
 		image, err := vhd.NewReader(stream, largest)
 		if err != nil {
 			return err
@@ -191,6 +185,17 @@ func (r *run) foreignBlock(ctx context.Context, disk inventory.Disk, base xapi.R
 		return found, nil // whatever else is wrong with the stream
 	}
 	return "", err
+}
+
+// largest is the size that a disk of the replica may have grown to in this run.
+func (r *run) largest(disk inventory.Disk) int64 {
+	largest := disk.VDI.VirtualSize
+	for _, d := range r.disks {
+		if d.plan.Disk == strconv.Itoa(disk.Number) {
+			largest = max(largest, d.plan.Size+sizeSlack)
+		}
+	}
+	return largest
 }
 
 // grown compares what a thin SR says a disk takes with what it said after the last commit. It lags too often to speak for a disk,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -72,7 +73,7 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Gene
 	if err != nil {
 		return nil, err
 	}
-	left, err := r.leftBehind(ctx)
+	left, err := leftBehind(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}
@@ -103,14 +104,14 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Gene
 }
 
 // leftBehind are the uuids of objects that runs made, did not keep, and could not remove yet.
-func (r *run) leftBehind(ctx context.Context) (map[string]bool, error) {
-	runs, err := r.store.PendingRuns(ctx)
+func leftBehind(ctx context.Context, store *state.Store) (map[string]bool, error) {
+	runs, err := store.PendingRuns(ctx)
 	if err != nil {
 		return nil, err
 	}
 	left := map[string]bool{}
 	for _, run := range runs {
-		objects, err := r.store.Objects(ctx, run.Report.ID)
+		objects, err := store.Objects(ctx, run.Report.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -28,7 +28,7 @@ type ResyncRequest struct {
 // removes; then it has the next run scan and overwrite the replica. Whoever holds the replica's disks has to let go of them before.
 // Repeated after it was cut short, it may keep the same state twice.
 //
-// Errors: state.ErrNotFound, state.ErrBusy, ErrNotDiverged, *HeldError for what cannot be resolved like this, and those of the pool.
+// Errors: state.ErrNotFound, state.ErrBusy, *SuspendedError, ErrNotDiverged, *HeldError for what cannot be resolved like this, and those of the pool.
 func (e *Engine) Resync(ctx context.Context, request ResyncRequest) (report.Run, error) {
 	run, err := e.chore(ctx, request.Replica, request.Target, state.RunResync, resync)
 	if err != nil {
@@ -38,6 +38,9 @@ func (e *Engine) Resync(ctx context.Context, request ResyncRequest) (report.Run,
 }
 
 func resync(ctx context.Context, c *chore) error {
+	if err := c.atRest(); err != nil {
+		return err
+	}
 	if c.standby == nil {
 		return fmt.Errorf("its VM is gone, and the next run makes a new one: %w", ErrNotDiverged)
 	}

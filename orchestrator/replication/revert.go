@@ -37,6 +37,8 @@ type RevertRequest struct {
 	Replica string         // id, as Replicas lists it
 	Target  *delegate.Pool // where the replica is
 	Point   string         // the restore point: its uuid, its name, the beginning of its generation, or Newest
+	// failover is the state of the replica in which the revert is a part of a failover; every other revert waits for Standby.
+	failover replica.Failover
 }
 
 // RevertError says that a replica cannot be reverted as it is. Nothing was touched.
@@ -60,7 +62,7 @@ func (e *UnfinishedRevertError) Error() string {
 // next run compares the source with the restore point's manifest, and trusts it as it would have then. A run that fails in the
 // middle leaves the replica dirty; the next revert, run or recovery finishes what it began.
 //
-// Errors: state.ErrNotFound for the replica, ErrNoRestorePoint, *RevertError, *HeldError, state.ErrBusy.
+// Errors: state.ErrNotFound for the replica, *SuspendedError, ErrNoRestorePoint, *RevertError, *HeldError, state.ErrBusy.
 func (e *Engine) Revert(ctx context.Context, request RevertRequest) (report.Run, error) {
 	v, err := e.findReversion(ctx, request)
 	if err != nil {
@@ -108,6 +110,9 @@ func (e *Engine) findReversion(ctx context.Context, request RevertRequest) (*rev
 	if v.record, err = e.Store.Replica(ctx, request.Replica); err != nil {
 		return nil, err
 	}
+	if now := replica.Failover(v.record.Failover.State); now != replica.Standby && now != request.failover {
+		return nil, &SuspendedError{Replica: v.record.ID, State: now}
+	}
 	target := *request.Target
 	interrupted, err := unfinishedRevert(ctx, e.Store, v.record)
 	if err == nil && interrupted != nil {
@@ -154,14 +159,7 @@ func (v *reversion) choose(wanted string) error {
 	if len(points) == 0 {
 		return fmt.Errorf("replica %s: %w", v.record.ID, ErrNoRestorePoint)
 	}
-	const shortest = 8 // of the beginning of a generation
-	var found []restorePoint
-	for i, p := range points {
-		generation := p.marker.State.Generation.String()
-		if wanted == p.vm.UUID || wanted == p.vm.NameLabel || wanted == Newest && i == 0 || len(wanted) >= shortest && strings.HasPrefix(generation, wanted) {
-			found = append(found, p)
-		}
-	}
+	found := named(points, wanted)
 	const mend = "'understudy replica points' lists them; name one by its uuid"
 	if len(found) != 1 {
 		return v.refuse(mend, "%d of its %d restore points are meant by %q", len(found), len(points), wanted)
@@ -171,6 +169,19 @@ func (v *reversion) choose(wanted string) error {
 		return v.refuse(mend, "restore point %s was not finished", v.point.vm.UUID)
 	}
 	return nil
+}
+
+// named are those of some restore points, the newest first, that a request means.
+func named(points []restorePoint, wanted string) []restorePoint {
+	const shortest = 8 // of the beginning of a generation
+	var found []restorePoint
+	for i, p := range points {
+		generation := p.marker.State.Generation.String()
+		if wanted == p.vm.UUID || wanted == p.vm.NameLabel || wanted == Newest && i == 0 || len(wanted) >= shortest && strings.HasPrefix(generation, wanted) {
+			found = append(found, p)
+		}
+	}
+	return found
 }
 
 // openPoint finds the restore point's disks, which must all be there and of its generation.
@@ -297,7 +308,9 @@ func (e *Engine) finishReverts(ctx context.Context, pools []*delegate.Pool) erro
 			}
 			interrupted, err := unfinishedRevert(ctx, e.Store, record)
 			if err == nil && interrupted != nil {
-				_, err = e.Revert(ctx, RevertRequest{Replica: record.ID, Target: pool, Point: interrupted.Point})
+				_, err = e.Revert(ctx, RevertRequest{
+					Replica: record.ID, Target: pool, Point: interrupted.Point, failover: replica.Failover(record.Failover.State),
+				})
 			}
 			if err != nil && !errors.Is(err, state.ErrBusy) {
 				errs = append(errs, err)

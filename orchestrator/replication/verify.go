@@ -56,11 +56,14 @@ func (v Verification) Equal() bool {
 // manifest of its generation. Clones are read; nothing is written to the replica or its restore points. What differs is a
 // result, not an error: see Verification.Equal.
 //
-// Errors: state.ErrNotFound for the replica, ErrNoRestorePoint, *placement.Infeasible, state.ErrBusy.
+// Errors: state.ErrNotFound for the replica, *SuspendedError, ErrNoRestorePoint, *placement.Infeasible, state.ErrBusy.
 func (e *Engine) Verify(ctx context.Context, request VerifyRequest) (Verification, error) {
 	record, err := e.Store.Replica(ctx, request.Replica)
 	if err != nil {
 		return Verification{}, err
+	}
+	if now := replica.Failover(record.Failover.State); now != replica.Standby {
+		return Verification{}, &SuspendedError{Replica: record.ID, State: now}
 	}
 	target := *request.Target
 	if target.Inventory, err = inventory.Load(ctx, target.API); err != nil {
