@@ -24,7 +24,7 @@ type Options struct {
 
 	// IdleTimeout is how long the delegate lives without a request of its orchestrator; default 15 min.
 	IdleTimeout time.Duration
-	// NetworkTimeout bounds Network.Up; default 15 s, in which DHCP has tried several times.
+	// NetworkTimeout bounds Network.Up; default 40 s, in which DHCP has tried several times and two addresses may be declined.
 	NetworkTimeout time.Duration
 	// ListenTimeout is how long Run waits for its address to appear; default 10 s.
 	ListenTimeout time.Duration
@@ -49,7 +49,7 @@ func (o Options) withDefaults() (Options, error) {
 		standard time.Duration
 	}{
 		{&o.IdleTimeout, 15 * time.Minute},
-		{&o.NetworkTimeout, 15 * time.Second},
+		{&o.NetworkTimeout, 40 * time.Second},
 		{&o.ListenTimeout, 10 * time.Second},
 		{&o.DomainPoll, 2 * time.Second},
 	} {

@@ -40,7 +40,7 @@ func (a *app) delegateDeploy() *cobra.Command {
 	}
 	flags := c.Flags()
 	flags.StringVar(&spec.SR, "sr", "", "storage repository of the template, by `name` or uuid")
-	flags.StringVar(&spec.Network, "network", "", "network of the delegates, by `name` or uuid (default: that of the hosts' management)")
+	flags.StringVar(&spec.Network, "network", "", "network of the delegates, by `name` or uuid (default: that of 'pool add --delegate-network', else of the hosts' management)")
 	flags.StringVar(&spec.Image, "image", "", "`file` with the image, an XVA")
 	flags.BoolVar(&spec.Upgrade, "upgrade", false, "take the place of older versions on the SR, which are removed afterwards")
 	required(c, "sr")

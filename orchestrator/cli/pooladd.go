@@ -22,6 +22,7 @@ const (
 	addressesFlag    = "delegate-addresses"
 	gatewayFlag      = "delegate-gateway"
 	mtuFlag          = "delegate-mtu"
+	networkFlag      = "delegate-network"
 	maxPassword      = 4 << 10 // bytes
 )
 
@@ -38,12 +39,14 @@ type poolDocument struct {
 	DelegateAddresses string    `json:"delegate_addresses"`
 	DelegateGateway   string    `json:"delegate_gateway"` // empty: none
 	DelegateMTU       int       `json:"delegate_mtu"`     // 0: the network's own
+	DelegateNetwork   string    `json:"delegate_network"` // uuid; empty: where the image was deployed to
 	Added             time.Time `json:"added"`
 }
 
 func documentOf(p state.Pool) poolDocument {
 	return poolDocument{
-		p.Name, p.UUID, p.Addresses, p.Username, p.Fingerprints, p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.Added,
+		p.Name, p.UUID, p.Addresses, p.Username, p.Fingerprints, p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.DelegateNetwork,
+		p.Added,
 	}
 }
 
@@ -60,7 +63,7 @@ func (a *app) poolAdd() *cobra.Command {
 		Long: "Makes a pool known under NAME. The password is read from --password-file, or is that\n" + passwordSource + ".\n\n" +
 			"A pool is recognised by the certificates of its hosts: compare the fingerprint with that on the host's\nconsole (openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem) and give it with\n--fingerprint; or accept what is shown now with --trust-first-use.\n\n" +
 			"The pool's other hosts are kept with those that are named: a coordinator whose certificate is accepted vouches for\nthem, and any of them leads to the next one.\n\n" +
-			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses, gateway and MTU when they are given. Replicas stay as they are.",
+			"When NAME is that pool's already, what is known of it is replaced: addresses, user, password, fingerprints,\nand the delegates' addresses, gateway, MTU and network when they are given. Replicas stay as they are.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
@@ -77,6 +80,7 @@ func (a *app) poolAdd() *cobra.Command {
 	flags.StringVar(&p.DelegateAddresses, addressesFlag, "", "`ranges` of addresses that delegates may take, such as 10.0.0.20-10.0.0.40/24; or dhcp, or dhcp6")
 	flags.StringVar(&p.DelegateGateway, gatewayFlag, "", "`router` of the delegates' network, to reach delegates of other sites; empty: none")
 	flags.IntVar(&p.DelegateMTU, mtuFlag, 0, "`bytes` of the delegates' largest packets; 0: as their network has it")
+	flags.StringVar(&p.DelegateNetwork, networkFlag, "", "network of the delegates, by `name` or uuid; empty: that which their image was deployed to")
 	required(c, "address", "username")
 	c.MarkFlagsMutuallyExclusive("fingerprint", "trust-first-use")
 	return c
@@ -119,6 +123,13 @@ func (a *app) addPool(ctx context.Context, p state.Pool, given func(flag string)
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
 	p.UUID = view.UUID
+	if p.DelegateNetwork != "" {
+		network, err := view.FindNetwork(p.DelegateNetwork)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", networkFlag, err)
+		}
+		p.DelegateNetwork = view.Networks[network].UUID
+	}
 	whole := config(p).Including(client.Members()) // the pool is found when the hosts that were named are gone
 	p.Addresses, p.Fingerprints = whole.Addresses, whole.Fingerprints
 	store, err := a.open(ctx)
@@ -157,6 +168,9 @@ func addOrUpdate(ctx context.Context, store *state.Store, p state.Pool, given fu
 		}
 		if !given(mtuFlag) {
 			p.DelegateMTU = known.DelegateMTU
+		}
+		if !given(networkFlag) {
+			p.DelegateNetwork = known.DelegateNetwork
 		}
 	}
 	if err := checkNetwork(p); err != nil {

@@ -110,6 +110,7 @@ func checkPool(ctx context.Context, s *session, known state.Pool) (poolReport, e
 		found.add(err.Error(), mendLogin(err, known))
 		return found, nil
 	}
+	found.checkNetwork(known, view)
 	found.checkHosts(view)
 	found.checkStorage(view)
 	found.checkTemplates(view)
@@ -159,6 +160,12 @@ func (r *poolReport) checkAddresses(known state.Pool) {
 		return
 	}
 	r.Addresses.Total, r.Addresses.DHCP = ranges.Len(), ranges.DHCP()
+}
+
+func (r *poolReport) checkNetwork(known state.Pool, view *inventory.Pool) {
+	if _, err := view.FindNetwork(known.DelegateNetwork); err != nil && known.DelegateNetwork != "" {
+		r.add("the network of the delegates is gone: "+err.Error(), addAgain(known, "--"+networkFlag))
+	}
 }
 
 func (r *poolReport) checkHosts(view *inventory.Pool) {

@@ -48,6 +48,9 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 	if err != nil {
 		return boot{}, err
 	}
+	if err := s.connect(ctx, d, vm, network.uuid); err != nil {
+		return boot{}, err
+	}
 	data := maps.Clone(vm.XenstoreData)
 	if data == nil {
 		data = map[string]string{}
@@ -84,6 +87,25 @@ func (s *Spawner) configure(ctx context.Context, d *Delegate, host xapi.Ref, net
 		b.address = hostPort(network.address.Addr())
 	}
 	return b, nil
+}
+
+// connect has a clone's interface on the network that was named for the pool's delegates, if one was.
+func (s *Spawner) connect(ctx context.Context, d *Delegate, vm xapi.VM, uuid string) error {
+	if uuid == "" {
+		return nil
+	}
+	api := d.pool.API
+	wanted, err := xapi.GetByUUID(ctx, api, "network", uuid)
+	if xapi.IsCode(err, codeUUIDInvalid) {
+		return fmt.Errorf("the network %s of the delegates is gone: name another one ('understudy pool add %s' again with --delegate-network)", uuid, d.pool.Name)
+	} else if err != nil {
+		return err
+	}
+	vif, err := xapi.GetRecord[xapi.VIF](ctx, api, "VIF", vm.VIFs[0])
+	if err != nil || vif.Network == wanted {
+		return err
+	}
+	return api.Call(ctx, "VIF.move", nil, vm.VIFs[0], wanted)
 }
 
 // meet waits for the guest's published identity, makes sure over TLS that it is this start of this VM, and gives it the key.

@@ -240,6 +240,13 @@ func (d *deployment) findNetwork(ctx context.Context) (xapi.Ref, error) {
 	if d.Network != "" {
 		return d.pool.Inventory.FindNetwork(d.Network)
 	}
+	known, err := d.pool.Store.Pool(ctx, d.pool.Inventory.UUID)
+	if err != nil {
+		return "", err
+	}
+	if known.DelegateNetwork != "" {
+		return d.pool.Inventory.FindNetwork(known.DelegateNetwork)
+	}
 	pifs, err := xapi.AllRecords[xapi.PIF](ctx, d.pool.API, "PIF")
 	if err != nil {
 		return "", err

@@ -139,6 +139,7 @@ type network struct {
 	dhcp    string // in place of the address, when a DHCP server gives one; else empty
 	gateway string // empty: none
 	mtu     int    // 0: the network's own
+	uuid    string // of the pool's network; empty: the template's
 }
 
 // addressInput is what control.InputAddress says.
@@ -163,10 +164,10 @@ func (s *Spawner) lease(ctx context.Context, pool *Pool) (network, error) {
 		return network{}, fmt.Errorf("the range for the pool's delegates: %w", err)
 	}
 	if ranges.DHCP() != "" {
-		return network{dhcp: ranges.DHCP(), mtu: record.DelegateMTU}, nil
+		return network{dhcp: ranges.DHCP(), mtu: record.DelegateMTU, uuid: record.DelegateNetwork}, nil
 	}
 	address, err := pool.Store.Lease(ctx, pool.Inventory.UUID, s.Run, ranges.All())
-	return network{address: address, gateway: record.DelegateGateway, mtu: record.DelegateMTU}, err
+	return network{address: address, gateway: record.DelegateGateway, mtu: record.DelegateMTU, uuid: record.DelegateNetwork}, err
 }
 
 // clone makes the VM under a name that the record already has. When it fails, whatever the pool has made or is still making is

@@ -284,6 +284,63 @@ func (f *fixture) change(alter func(*xapi.VM)) {
 	f.pool.Inventory.VMs[xapi.Ref(f.template.Ref)] = vm
 }
 
+// TestDelegateNetwork has a network that was named for the pool's delegates: the image is deployed to it, and when another one is named
+// delegates go there and the template stays. One that is gone is told with its mend.
+func TestDelegateNetwork(t *testing.T) {
+	t.Parallel()
+	f := deployFixture(t)
+	name := func(uuid string) {
+		pool, err := f.store.Pool(t.Context(), "a")
+		if err == nil {
+			pool.DelegateNetwork = uuid
+			err = f.store.UpdatePool(t.Context(), pool)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	on := func(vm xapi.Ref) (network string) {
+		var ref xapi.Ref
+		f.call("VIF.get_network", &ref, f.vm(vm).VIFs[0])
+		f.call("network.get_name_label", &network, ref)
+		return network
+	}
+	uuids := map[string]string{}
+	for _, network := range []string{"backup", "other"} {
+		var ref xapi.Ref
+		var uuid string
+		f.call("network.create", &ref, map[string]any{
+			"name_label": network, "name_description": "", "MTU": int64(1500), "other_config": map[string]string{}, "tags": []string{},
+		})
+		f.call("network.get_uuid", &uuid, ref)
+		uuids[network] = uuid
+	}
+	f.load()
+	name(uuids["backup"])
+	if deployed := f.deploy(f.deploySpec(writeImage(t, "1.2.3", nil))); deployed.Network != "backup" {
+		t.Errorf("deployed to network %q", deployed.Network)
+	}
+	template := f.pool.Inventory.DelegateTemplates()[0].Ref
+	f.template.Ref, f.count = string(template), f.objects()
+
+	name(uuids["other"])
+	d, err := f.spawner.Spawn(t.Context(), f.spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if on(d.Ref) != "other" || on(template) != "backup" {
+		t.Errorf("the delegate is on network %q, its template on %q", on(d.Ref), on(template))
+	}
+	if err := d.Retire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	name("none")
+	if _, err := f.spawner.Spawn(t.Context(), f.spec()); err == nil || !strings.Contains(err.Error(), "pool add a' again with --delegate-network") {
+		t.Errorf("a network that is gone: %v", err)
+	}
+	f.nothingLeft()
+}
+
 // TestNetworkSettings has a pool with a gateway and an MTU: the delegate is told, and what it returns the hash of holds them.
 func TestNetworkSettings(t *testing.T) {
 	t.Parallel()

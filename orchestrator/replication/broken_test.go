@@ -169,6 +169,19 @@ var brokenSetUps = []broken{
 		spoil: func(w *world) func() { return w.addresses("") },
 	},
 	{
+		name: "network of the delegates gone", want: "error delegate-network pool b", mend: "--delegate-network",
+		spoil: func(w *world) func() {
+			pool, err := w.store.Pool(w.Context(), "b")
+			w.must(err)
+			pool.DelegateNetwork = "none"
+			w.must(w.store.UpdatePool(w.Context(), pool))
+			return func() {
+				pool.DelegateNetwork = ""
+				w.must(w.store.UpdatePool(w.Context(), pool))
+			}
+		},
+	},
+	{
 		name: "addresses leased", want: "error addresses-leased pool b", mend: "widen the range",
 		spoil: func(w *world) func() {
 			undo := w.addresses("10.9.8.7/24")

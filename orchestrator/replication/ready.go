@@ -28,6 +28,7 @@ const (
 	CodeControlDomain   = "held-by-control-domain" // a disk of the replica is attached to a control domain
 	CodeNetworkUnmapped = "network-unmapped"       // an interface has no network in the target pool
 	CodeNoAddresses     = "no-addresses"           // a pool's delegates have no usable range of addresses
+	CodeNoNetwork       = "delegate-network"       // the network of a pool's delegates is gone
 	CodeAddressesLeased = "addresses-leased"       // all of them are in use by runs
 	CodePause           = "pause-refused"          // the source VM is to be paused for its snapshot, and cannot be
 	CodeNotFound        = "not-found"              // nothing has the name or uuid given
@@ -207,6 +208,10 @@ func (s *subject) addressFindings(ctx context.Context, store *state.Store) error
 		record, err := store.Pool(ctx, uuid)
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
+		}
+		if _, err := pool.Inventory.FindNetwork(record.DelegateNetwork); err != nil && record.DelegateNetwork != "" {
+			s.found(report.SeverityError, CodeNoNetwork, subject,
+				fmt.Sprintf("run 'understudy pool add %s' again with --delegate-network; its replicas stay", pool.Name), "the network of the delegates is gone: %v", err)
 		}
 		ranges, err := placement.ParseAddresses(record.DelegateAddresses)
 		switch {

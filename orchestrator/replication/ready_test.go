@@ -3,6 +3,7 @@ package replication_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,8 +47,10 @@ func TestFindings(t *testing.T) {
 		t.Errorf("with everything mended: %v, %v", plan.Findings, err)
 	}
 	// All at once, errors and warnings: nobody has to mend one to hear of the next.
-	for _, i := range []int{2, 9, 15, 20} {
-		defer brokenSetUps[i].spoil(w)()
+	for _, c := range brokenSetUps {
+		if slices.Contains([]string{"no addresses", "thin SR nearly full", "licence without VM.start", "snapshots blocked"}, c.name) {
+			defer c.spoil(w)()
+		}
 	}
 	w.request.NetworkMap = map[string]string{"Pool-wide network 0": "no such network"}
 	_, err := w.engine.Replicate(t.Context(), w.request)

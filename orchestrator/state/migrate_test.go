@@ -16,6 +16,7 @@ PRAGMA foreign_keys = OFF;
 BEGIN;
 ALTER TABLE pools DROP COLUMN delegate_gateway;
 ALTER TABLE pools DROP COLUMN delegate_mtu;
+ALTER TABLE pools DROP COLUMN delegate_network;
 ALTER TABLE replicas DROP COLUMN samples;
 ALTER TABLE replicas DROP COLUMN trust;
 ALTER TABLE replicas DROP COLUMN accepted_start;
@@ -128,11 +129,11 @@ func TestDelegateNetworkIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool.DelegateGateway, pool.DelegateMTU = "192.0.2.1", 1400
+	pool.DelegateGateway, pool.DelegateMTU, pool.DelegateNetwork = "192.0.2.1", 1400, "network-1"
 	if err := store.UpdatePool(t.Context(), pool); err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := store.Pool(t.Context(), "a"); err != nil || kept.DelegateGateway != "192.0.2.1" || kept.DelegateMTU != 1400 {
+	if kept, err := store.Pool(t.Context(), "a"); err != nil || kept.DelegateGateway != "192.0.2.1" || kept.DelegateMTU != 1400 || kept.DelegateNetwork != "network-1" {
 		t.Errorf("%+v, %v", kept, err)
 	}
 }

@@ -20,6 +20,7 @@ type Pool struct {
 	DelegateAddresses string   // the range that delegates get addresses from, as it was typed
 	DelegateGateway   string   // an address in the network of that range; empty: delegates know their own network alone
 	DelegateMTU       int      // of the delegates' interface, in bytes; 0: the network's own
+	DelegateNetwork   string   // uuid of the network that delegates are on; empty: that which their image was deployed to
 	Added             time.Time
 }
 
@@ -48,10 +49,10 @@ func (s *Store) AddPool(ctx context.Context, p Pool) error {
 		return fmt.Errorf("adding pool %s: %w", p.Name, err)
 	}
 	_, err = s.db.ExecContext(ctx,
-		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu, added)
-		 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		`INSERT INTO pools (uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu,
+		 delegate_network, added) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		p.UUID, p.Name, sealed.addresses, p.Username, sealed.password, sealed.fingerprints, p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU,
-		timeText(time.Now()))
+		p.DelegateNetwork, timeText(time.Now()))
 	if isUnique(err) {
 		return fmt.Errorf("adding pool %s (%s): the name or the pool is known: see the list of pools: %w", p.Name, p.UUID, ErrExists)
 	} else if err != nil {
@@ -72,9 +73,9 @@ func (s *Store) UpdatePool(ctx context.Context, p Pool) error {
 	}
 	result, err := s.db.ExecContext(ctx,
 		`UPDATE pools SET addresses = ?, username = ?, secret_password = ?, fingerprints = ?,
-		 delegate_addresses = ?, delegate_gateway = ?, delegate_mtu = ? WHERE uuid = ? AND name = ?`,
+		 delegate_addresses = ?, delegate_gateway = ?, delegate_mtu = ?, delegate_network = ? WHERE uuid = ? AND name = ?`,
 		sealed.addresses, p.Username, sealed.password, sealed.fingerprints,
-		p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.UUID, p.Name)
+		p.DelegateAddresses, p.DelegateGateway, p.DelegateMTU, p.DelegateNetwork, p.UUID, p.Name)
 	if err != nil {
 		return fmt.Errorf("updating pool %s: %w", p.Name, err)
 	}
@@ -97,7 +98,8 @@ func (s *Store) seal(p Pool) (sealed sealedPool, err error) {
 	return sealed, err
 }
 
-const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu, added FROM pools `
+const selectPools = `SELECT uuid, name, addresses, username, secret_password, fingerprints, delegate_addresses, delegate_gateway, delegate_mtu,
+	delegate_network, added FROM pools `
 
 // Pools lists all pools by name.
 func (s *Store) Pools(ctx context.Context) ([]Pool, error) {
@@ -154,7 +156,8 @@ func (s *Store) RemovePool(ctx context.Context, name string) error {
 
 func (s *Store) scanPool(scan scanFunc) (p Pool, err error) {
 	var addresses, password, fingerprints, added string
-	err = scan(&p.UUID, &p.Name, &addresses, &p.Username, &password, &fingerprints, &p.DelegateAddresses, &p.DelegateGateway, &p.DelegateMTU, &added)
+	err = scan(&p.UUID, &p.Name, &addresses, &p.Username, &password, &fingerprints, &p.DelegateAddresses, &p.DelegateGateway, &p.DelegateMTU, &p.DelegateNetwork,
+		&added)
 	if err != nil {
 		return Pool{}, err
 	}
