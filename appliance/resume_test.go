@@ -220,6 +220,48 @@ func stall(t *testing.T, seconds int) (p pair, send, receive control.TaskSpec, l
 	return p, send, receive, line
 }
 
+// TestLineDownWhenGoingOn: a line that is down when a transfer begins is waited for when that goes on from a watermark, since its ends
+// have met before; else whoever dials gives up soon, and says so.
+func TestLineDownWhenGoingOn(t *testing.T) {
+	const size = 3 * manifest.ExtentSize
+	content := noise(1, size)
+	for _, push := range []bool{true, false} {
+		p := newPairWith(t, impatient)
+		p.source.plug(4, image(t, content))
+		target := image(t, append(slices.Clone(content[:manifest.ExtentSize]), make([]byte, size-manifest.ExtentSize)...))
+		p.target.plug(4, target)
+		send, receive := p.specs("apart", size, push)
+		line := throughProxy(t, &send, &receive, 30)
+		line.cut(true)
+		p.target.post(receive)
+		p.source.post(send)
+		dialler := p.source
+		if !push {
+			dialler = p.target
+		}
+		if status := dialler.wait("apart"); status.State != control.StateFailed || !status.Unmet || !strings.Contains(status.Error, line.address) {
+			t.Errorf("push %v: the task is %s, unmet %v: %s", push, status.State, status.Unmet, status.Error)
+		}
+		for _, d := range []*delegate{p.source, p.target} {
+			if _, err := d.CancelTask(t.Context(), "apart"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send, receive = p.specs("goes-on", size, push)
+		line = throughProxy(t, &send, &receive, 30)
+		line.cut(true)
+		send.Start, receive.Start = 1, 1
+		p.target.post(receive)
+		p.source.post(send)
+		time.Sleep(700 * time.Millisecond) // longer than whoever dials is patient else
+		line.up()
+		for _, d := range []*delegate{p.source, p.target} {
+			d.expectDone(d.wait("goes-on"))
+		}
+		expectContent(t, target, content)
+	}
+}
+
 // TestCancelAfterCut: who waits to meet again is cancelled at once.
 func TestCancelAfterCut(t *testing.T) {
 	p, send, _, _ := stall(t, 60)

@@ -54,9 +54,13 @@ func (t *task) disconnect() {
 
 // meet dials a peer, or waits for it to dial.
 func (t *task) meet(ctx context.Context, peer control.Peer) (*netproto.Conn, error) {
-	wait := t.manager.options.PeerWait
+	// Who goes on from a watermark has met the peer before: a line that is down is waited for as after a cut.
+	wait, pause := t.manager.options.PeerWait, redial
+	if t.spec.Start > 0 {
+		wait = max(wait, t.resumeWindow())
+	}
 	if peer.Address == "" {
-		wait = t.listenWait()
+		wait = max(wait, t.listenWait())
 		ctx, cancel := context.WithTimeoutCause(ctx, wait,
 			fmt.Errorf("the peer %s did not connect within %v: check its task's error, and that it can reach this delegate's port %d", peer.Fingerprint, wait, control.Port))
 		defer cancel()
@@ -64,7 +68,12 @@ func (t *task) meet(ctx context.Context, peer control.Peer) (*netproto.Conn, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	conn, err := t.dial(ctx, peer, func() time.Duration { return redial })
+	conn, err := t.dial(ctx, peer, func() time.Duration {
+		if t.spec.Start > 0 {
+			pause = min(2*pause, maxPause)
+		}
+		return pause
+	})
 	if err != nil && ctx.Err() != nil && t.ctx.Err() == nil {
 		if remote := (*netproto.RemoteError)(nil); errors.As(err, &remote) || errors.Is(err, netproto.ErrRefused) {
 			return conn, fmt.Errorf("peer %s took no connection within %v: %w", peer.Address, wait, err)

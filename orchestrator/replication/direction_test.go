@@ -179,17 +179,23 @@ func TestOneSideOpensConnections(t *testing.T) {
 }
 
 // TestDirectionChanged: of a run whose orchestrator died a job that goes the other way takes nothing over: it is undone, and another
-// begun.
+// begun. Where nobody dials it goes on.
 func TestDirectionChanged(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{4 * mib}})
-	w.dieAt("before transfer")
-	dead := w.pendingRuns()
-	w.request.Direction, w.request.Trust = report.Pull, true
-	run := w.replicate()
-	w.equal()
-	w.tidy(1)
-	if slices.Contains(dead, run.ID) || run.Direction != report.Pull || !strings.Contains(textOf(run, "recovered"), "another way") {
-		t.Errorf("run %s after %v goes by %s: %v", run.ID, dead, run.Direction, run.Events)
+	for name, l := range map[string]layout{"two delegates": {}, "one delegate": {onePool: true}} {
+		t.Run(name, func(t *testing.T) {
+			l.sizes = []int64{4 * mib}
+			w := newWorld(t, l)
+			w.dieAt("before transfer")
+			dead := w.pendingRuns()
+			w.request.Direction, w.request.Trust = report.Pull, true
+			run := w.replicate()
+			w.equal()
+			w.tidy(1)
+			goesOn := slices.Contains(dead, run.ID) && hasEvent(run, "taken-over")
+			if goesOn != l.onePool || run.Direction != report.Pull || !goesOn && !strings.Contains(textOf(run, "recovered"), "another way") {
+				t.Errorf("run %s after %v goes by %s: %v", run.ID, dead, run.Direction, run.Events)
+			}
+		})
 	}
 }
 

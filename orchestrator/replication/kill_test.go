@@ -67,7 +67,7 @@ func child(ctx context.Context, dir string) error {
 		return errors.Join(err, errors.New("the child was to be killed before"))
 	}
 	_, err = engine.Replicate(ctx, replication.Request{
-		Limit: limit, Source: pools["a"], Target: pools["b"], VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
+		Limit: limit, Source: pools["a"], Target: cmp.Or(pools["b"], pools["a"]), VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
 		Consistency: report.Consistency(os.Getenv(consistencyVariable)),
 	})
 	return errors.Join(err, errors.New("the child was to be killed before"))
