@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 // A failover is a row of runs, each recorded for itself; what holds them together is the replica's state, which is durable before
@@ -40,6 +41,30 @@ type FailoverRequest struct {
 	// NoStart leaves the replica halted, for the administrator to start.
 	NoStart bool
 	Host    string // name or uuid of the host to start it on; empty: the pool chooses
+
+	// Planned loses nothing: the source VM, which must be reachable, is shut down, and the replica is brought up to date after that. What
+	// fails until then is taken back, and the source started again.
+	Planned bool
+	// Sync says how the two runs of a planned failover are done: as those of the replica's job.
+	Sync Request
+	// Hard has the source VM switched off when it does not shut down.
+	Hard bool
+	// ShutdownTimeout is how long it may take to shut down; 0: 21 minutes.
+	ShutdownTimeout time.Duration
+}
+
+func (r FailoverRequest) validate() error {
+	switch {
+	case !r.Planned:
+		return nil
+	case r.Source == nil:
+		return errors.New("a planned failover needs its source's pool")
+	case r.Point != "" && r.Point != Newest:
+		return errors.New("a planned failover goes on with what its source holds last, and not with a restore point")
+	case r.Force:
+		return errors.New("a planned failover shuts its source down: there is nothing to force")
+	}
+	return r.Sync.validate()
 }
 
 // Failover has a replica do the work of its source, which may be lost: the replica is taken to the restore point that is wanted unless it
@@ -49,10 +74,19 @@ type FailoverRequest struct {
 // It may be repeated after it was cut short or failed, and goes on then; where the replica cannot be started it stays as it is, on the way.
 //
 // Errors, before anything was touched: state.ErrNotFound, state.ErrBusy, *replica.FailoverError, *HeldError of a replica that has diverged
-// or is not known to be ours, ErrNoRestorePoint, ErrNoWayBack, *RevertError, *SourceRunsError. Later: *StartError and those of the pool.
+// or is not known to be ours, ErrNoRestorePoint, ErrNoWayBack, *RevertError, *SourceRunsError;
+// of a planned one *SourceStateError, *StartError when no host can start it, and those of Plan. Later: *StartError, *ShutdownError, those
+// of Replicate, and those of the pools.
 func (e *Engine) Failover(ctx context.Context, request FailoverRequest) (report.Run, error) {
 	f := &failover{engine: e, request: request, sides: sides{replica: request.Replica, target: request.Target, source: request.Source}}
-	run, err := f.run(ctx)
+	if err := request.validate(); err != nil {
+		return report.Run{}, err
+	}
+	work := f.run
+	if request.Planned {
+		work = f.runPlanned
+	}
+	run, err := work(ctx)
 	if err != nil {
 		err = fmt.Errorf("failing over to replica %s: %w", request.Replica, err)
 	}
@@ -64,6 +98,7 @@ type failover struct {
 	sides
 	engine  *Engine
 	request FailoverRequest
+	begun   bool   // a planned one has begun to change the source
 	revert  string // uuid of the restore point to revert to; empty: it needs no revert
 }
 
@@ -195,7 +230,7 @@ func (f *failover) takeOver(ctx context.Context, c *chore) error {
 		return fmt.Errorf("its VM is gone from pool %s: %w", c.target.Name, ErrNoRestorePoint)
 	}
 	if !note.Released {
-		if err := f.checkReady(c); err != nil {
+		if err := f.checkReady(ctx, c); err != nil {
 			return err
 		}
 		note.Released = true
@@ -215,15 +250,21 @@ func (f *failover) takeOver(ctx context.Context, c *chore) error {
 }
 
 // checkReady makes sure that nothing came in between the choice and now.
-func (f *failover) checkReady(c *chore) error {
+func (f *failover) checkReady(ctx context.Context, c *chore) error {
 	decision := c.gatherer().judged()
 	switch {
 	case !decision.Writable:
 		return c.held(decision)
 	case !committed(decision):
 		return fmt.Errorf("%s: %w", decision.Cause, ErrChanged)
+	case !c.record.Failover.Note.Planned || !f.request.Planned:
+		return nil
 	}
-	return nil
+	source, err := f.demandSource(ctx, c)
+	if err == nil && source.vm.PowerState != xapi.Halted {
+		err = &SourceRunsError{VM: source.vm.UUID, Name: source.vm.NameLabel, Pool: source.pool.Name}
+	}
+	return err
 }
 
 // ErrNoWayBack says that a failover could not be undone.

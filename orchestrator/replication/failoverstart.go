@@ -1,9 +1,9 @@
 package replication
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -75,12 +75,19 @@ func hostsAgainst(ctx context.Context, api xapi.API, vm xapi.Ref) []string {
 	if err != nil {
 		return nil // the error of the start stands for itself
 	}
-	var reasons []string
+	refusals := map[string]error{}
 	for ref, host := range hosts {
 		if err := api.Call(ctx, "VM.assert_can_boot_here", nil, vm, ref); err != nil {
-			reasons = append(reasons, fmt.Sprintf("host %s: %v", cmp.Or(host.NameLabel, host.UUID), err))
+			refusals[host.NameLabel] = err
 		}
 	}
-	slices.Sort(reasons)
-	return reasons
+	return reasons(refusals)
+}
+
+// reasons tells the refusals of hosts, by their names.
+func reasons(refusals map[string]error) (all []string) {
+	for _, host := range slices.Sorted(maps.Keys(refusals)) {
+		all = append(all, fmt.Sprintf("host %s: %v", host, refusals[host]))
+	}
+	return all
 }

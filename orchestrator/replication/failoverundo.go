@@ -27,13 +27,7 @@ type UndoRequest struct {
 // the source's is an event.
 func (e *Engine) UndoFailover(ctx context.Context, request UndoRequest) (report.Run, error) {
 	u := &undoing{engine: e, sides: sides{replica: request.Replica, target: request.Target, source: request.Source}}
-	run, err := u.chore(ctx, e, state.RunUndo, "stop the replica", u.stop)
-	if err == nil && u.revert != "" {
-		run, err = u.revertTo(ctx, e, u.revert, replica.Undoing)
-	}
-	if err == nil {
-		run, err = u.chore(ctx, e, state.RunUndo, "restore the standby", u.restore)
-	}
+	run, err := u.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("undoing the failover to replica %s: %w", request.Replica, err)
 	}
@@ -45,6 +39,17 @@ type undoing struct {
 	sides
 	engine *Engine
 	revert string // uuid of the restore point; empty: the replica was never let go, or has none
+}
+
+func (u *undoing) run(ctx context.Context) (report.Run, error) {
+	run, err := u.chore(ctx, u.engine, state.RunUndo, "stop the replica", u.stop)
+	if err == nil && u.revert != "" {
+		run, err = u.revertTo(ctx, u.engine, u.revert, replica.Undoing)
+	}
+	if err == nil {
+		run, err = u.chore(ctx, u.engine, state.RunUndo, "restore the standby", u.restore)
+	}
+	return run, err
 }
 
 // stop switches the replica off, and has nobody start it again.

@@ -343,4 +343,3 @@ func (w *world) macs() (macs []string) {
 	}
 	return macs
 }
-

@@ -33,7 +33,7 @@ type BusyError struct {
 }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("run %s of process %d on %s is unfinished: wait for it, or recover it when that process is dead",
+	return fmt.Sprintf("run %[1]s of process %[2]d on %[3]s is unfinished: wait for it, have it stop with 'understudy run cancel %[1]s', or recover it with 'understudy gc' when that process is dead",
 		e.Run, e.Owner.PID, e.Owner.Host)
 }
 

@@ -16,15 +16,15 @@ type Failover struct {
 
 // FailoverNote is what the next decision needs to know of the last ones.
 type FailoverNote struct {
-	Since   time.Time `json:"since,omitzero"`            // when the present state began, by the orchestrator's clock
-	Point   string    `json:"point,omitempty"`           // uuid of the restore point that the replica's VM began with
-	Reverts bool      `json:"reverts,omitempty"`         // the replica goes back to Point before it begins
-	Planned bool      `json:"planned,omitempty"`         // the source was shut down for it, after a last run
-	Stopped bool      `json:"source_stopped,omitempty"`  // we shut the source VM down: the way back starts it again
-	Blocked bool      `json:"source_blocked,omitempty"`  // we keep the source VM from being started: the way back lifts that
+	Since   time.Time `json:"since,omitzero"`           // when the present state began, by the orchestrator's clock
+	Point   string    `json:"point,omitempty"`          // uuid of the restore point that the replica's VM began with
+	Reverts bool      `json:"reverts,omitempty"`        // the replica goes back to Point before it begins
+	Planned bool      `json:"planned,omitempty"`        // the source was shut down for it, after a last run
+	Stopped bool      `json:"source_stopped,omitempty"` // we shut the source VM down: the way back starts it again
+	Blocked bool      `json:"source_blocked,omitempty"` // we keep the source VM from being started: the way back lifts that
 	// Released: the replica's VM is not kept from being started any more, and whoever wants may have done it.
-	Released bool `json:"released,omitempty"`
-	Reverse string    `json:"reverse_replica,omitempty"` // id of the replica that the former source has become
+	Released bool   `json:"released,omitempty"`
+	Reverse  string `json:"reverse_replica,omitempty"` // id of the replica that the former source has become
 }
 
 // SetFailover stores a replica's state, which was another one: where it is not from, nothing is stored and the error is ErrConflict. Only the
