@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -28,13 +29,15 @@ const (
 const exitCodes = `Exit codes of understudy:
 
     0  done
-    1  failed; of a job's run: not every VM was committed
+    1  failed; of a job's run: not every VM was committed, but for those that have
+       failed over
     2  wrong usage: an unknown command, flag or value
     3  findings: 'pool check' or 'replica verify' found something amiss, or 'job check'
        something that stands in the way of a run
     4  not found: a pool, VM, storage repository, replica, job or run
-    5  held: the replica has diverged, is running, or another run is at work on it;
-       a run of the job is under way, or the job is disabled
+    5  held: the replica has diverged, is running, has failed over, or another run is
+       at work on it; its source VM runs; a run of the job is under way, or the job
+       is disabled
     6  the pool refused the login, or showed a certificate that was not accepted
   130  cancelled: this command, or the run that it waits for
 
@@ -64,6 +67,9 @@ func exitCode(err error) int {
 		missing     *inventory.NotFoundError
 		ambiguous   *inventory.AmbiguousError
 		held        *replication.HeldError
+		suspended   *replication.SuspendedError
+		turned      *replica.FailoverError
+		runs        *replication.SourceRunsError
 	)
 	switch {
 	case err == nil:
@@ -78,7 +84,7 @@ func exitCode(err error) int {
 		return exitNotFound
 	case errors.As(err, &ambiguous):
 		return exitUsage
-	case errors.As(err, &held), errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled):
+	case errors.As(err, &held), errors.As(err, &suspended), errors.As(err, &turned), errors.As(err, &runs), errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled):
 		return exitHeld
 	case errors.Is(err, context.Canceled), errors.Is(err, state.ErrCancelled), errors.Is(err, errRunCancelled):
 		return exitCancelled

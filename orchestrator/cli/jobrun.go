@@ -19,7 +19,7 @@ func (a *app) jobRun() *cobra.Command {
 		Use: "run NAME", Short: "Run a job now, and wait for its end", Args: cobra.ExactArgs(1),
 		Long: "Replicates the VMs that the job chooses, several at a time, and prints what became of each. A VM that fails does not\n" +
 			"keep the others from being replicated; 'understudy run retry' runs those that failed. The exit code is 0 when every VM\n" +
-			"was committed. Interrupting the command cancels the run.\n\n" +
+			"was committed; those whose replicas have failed over are left out. Interrupting the command cancels the run.\n\n" +
 			"With --dry-run it is 'understudy job check'.",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()

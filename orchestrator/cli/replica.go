@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/orchestrator/cli/progress"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 )
@@ -48,16 +49,26 @@ func writeReplicas(w *strings.Builder, replicas []replication.Info) {
 		}
 		rows = append(rows, []string{
 			named(r.VM.Name, r.VM.UUID), named(r.VM.Pool, r.VM.PoolUUID), named(r.Replica.Name, r.Replica.UUID), named(r.Replica.Pool, r.Replica.PoolUUID),
-			named(r.SRName, r.SR), string(r.Standing), generation, age, strconv.Itoa(r.RestorePoints), size(r.Size), r.ID,
+			named(r.SRName, r.SR), stateOf(r), generation, age, strconv.Itoa(r.RestorePoints), size(r.Size), r.ID,
 		})
 	}
 	header := []string{"VM", "FROM", "REPLICA", "TO", "SR", "STATE", "GENERATION", "AGE", "POINTS", "SIZE", "ID"}
 	printTable(w, header, rows)
 	for _, r := range replicas {
-		if r.Cause != "" {
+		if r.Failover != replica.Standby {
+			writeFailover(w, r)
+		} else if r.Cause != "" {
 			fmt.Fprintf(w, "%s: %s: %s\n", named(r.Replica.Name, r.Replica.UUID), r.Standing, r.Cause)
 		}
 	}
+}
+
+// stateOf is how a replica is, or, when it has failed over, what it does.
+func stateOf(r replication.Info) string {
+	if r.Failover != replica.Standby {
+		return r.Failover.String()
+	}
+	return string(r.Standing)
 }
 
 // named prefers a name to a uuid; a pool that was not asked gives no names.

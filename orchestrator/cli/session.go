@@ -124,6 +124,13 @@ func (s *session) pool(ctx context.Context, nameOrUUID string) (*delegate.Pool, 
 	return p, nil
 }
 
+// connected is a pool that the session has logged in to, by its uuid; nil: it has not, or could not.
+func (s *session) connected(uuid string) *delegate.Pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pools[uuid]
+}
+
 // runner carries out jobs with the session's pools.
 func (a *app) runner(s *session) *runner.Runner {
 	return &runner.Runner{Store: s.store, Connect: s.pool, Log: a.logger(a.stderr)}

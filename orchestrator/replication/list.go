@@ -37,12 +37,15 @@ type Info struct {
 	SR            string              `json:"sr"`      // uuid
 	SRName        string              `json:"sr_name"` // empty when its pool was not asked
 	Standing      Standing            `json:"standing"`
-	Rung          replica.Rung        `json:"rung,omitempty"`       // of trust, that does not hold
-	Cause         string              `json:"cause,omitempty"`      // of a standing that is not clean
-	Failover      replica.Failover    `json:"failover,omitempty"`   // empty: standby
-	Trust         state.TrustOverride `json:"trust,omitempty"`      // an administrator's word; empty: as each run is asked
-	Generation    manifest.Generation `json:"generation,omitzero"`  // of the last commit
-	LastCommit    time.Time           `json:"last_commit,omitzero"` // by the target pool's clock
+	Rung          replica.Rung        `json:"rung,omitempty"`     // of trust, that does not hold
+	Cause         string              `json:"cause,omitempty"`    // of a standing that is not clean
+	Failover      replica.Failover    `json:"failover,omitempty"` // empty: standby
+	FailoverSince time.Time           `json:"failover_since,omitzero"`
+	FailoverPoint string              `json:"failover_point,omitempty"` // uuid of the restore point that it began with, and can be undone to
+	Verbs         []replica.Verb      `json:"verbs"`                    // what can be done about its failover now
+	Trust         state.TrustOverride `json:"trust,omitempty"`          // an administrator's word; empty: as each run is asked
+	Generation    manifest.Generation `json:"generation,omitzero"`      // of the last commit
+	LastCommit    time.Time           `json:"last_commit,omitzero"`     // by the target pool's clock
 	RestorePoints int                 `json:"restore_points"`
 	Disks         int                 `json:"disks"`
 	Size          int64               `json:"size"` // logical sizes added up, bytes
@@ -97,9 +100,10 @@ type lister struct {
 func (l lister) info(ctx context.Context, record state.Replica) (Info, error) {
 	info := Info{
 		ID: record.ID, SR: record.TargetSR, LastCommit: record.LastCommit, Disks: len(record.Disks), Trust: record.Trust,
-		Failover: replica.Failover(record.Failover.State),
-		VM:       l.vm(record.SourcePool, record.SourceVM),
-		Replica:  l.vm(record.TargetPool, record.TargetVM),
+		Failover: replica.Failover(record.Failover.State), FailoverSince: record.Failover.Note.Since, FailoverPoint: record.Failover.Note.Point,
+		Verbs:   replica.Failover(record.Failover.State).Verbs(),
+		VM:      l.vm(record.SourcePool, record.SourceVM),
+		Replica: l.vm(record.TargetPool, record.TargetVM),
 	}
 	for _, d := range record.Disks {
 		info.Size += d.LogicalSize

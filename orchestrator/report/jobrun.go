@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// StateWaiting is the state of a VM in a job's run whose turn has not come. A run by itself is never in it.
-const StateWaiting State = "waiting"
+// States of a VM in a job's run; a run by itself is never in one of them.
+const (
+	StateWaiting   State = "waiting"   // its turn has not come
+	StateSuspended State = "suspended" // its replica is in a failover state: it is left out, which is no failure
+)
 
 // JobRun is the report of one run of a job: what became of each of its VMs. What a VM run itself has to say stands in its own Run.
 type JobRun struct {
@@ -35,7 +38,7 @@ func (r JobRun) Validate() error {
 	switch {
 	case r.ID == "" || r.Job == "":
 		return fmt.Errorf("report: a job's run without an id, or of no job")
-	case !r.State.Valid():
+	case !r.State.Valid() || r.State == StateSuspended:
 		return fmt.Errorf("report: job's run %s: unknown state %q", r.ID, r.State)
 	case r.State.Final() == r.Finished.IsZero():
 		return fmt.Errorf("report: job's run %s: state %q does not fit its finishing time %v", r.ID, r.State, r.Finished)
@@ -44,9 +47,9 @@ func (r JobRun) Validate() error {
 		switch {
 		case vm.VM.UUID == "":
 			return fmt.Errorf("report: job's run %s: a VM without uuid", r.ID)
-		case vm.State != StateWaiting && !vm.State.Valid():
+		case vm.State != StateWaiting && vm.State != StateSuspended && !vm.State.Valid():
 			return fmt.Errorf("report: job's run %s: VM %s: unknown state %q", r.ID, vm.VM.UUID, vm.State)
-		case r.State.Final() && !vm.State.Final():
+		case r.State.Final() && vm.State != StateSuspended && !vm.State.Final():
 			return fmt.Errorf("report: job's run %s has ended and its VM %s is %s", r.ID, vm.VM.UUID, vm.State)
 		}
 	}

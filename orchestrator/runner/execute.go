@@ -117,7 +117,7 @@ func (x *execution) dispatch(ctx context.Context) error {
 			return
 		}
 		x.note(ctx, o)
-		if o.err != nil {
+		if o.err != nil && !isSuspended(o.err) {
 			failures = append(failures, fmt.Errorf("VM %s: %w", o.candidate.vm.Name, o.err))
 		}
 	}
@@ -239,6 +239,13 @@ func (x *execution) start(ctx context.Context, c *candidate) {
 	}()
 }
 
+// isSuspended reports whether a VM was not replicated because its replica has failed over, or is about to: the administrator wanted that,
+// and has the run do the rest.
+func isSuspended(err error) bool {
+	var suspended *replication.SuspendedError
+	return errors.As(err, &suspended)
+}
+
 // link notes which run a VM has, once it is known.
 func (x *execution) link(vm, run string) {
 	for _, known := range x.book.copy().VMs {
@@ -256,6 +263,10 @@ func (x *execution) note(ctx context.Context, o outcome) {
 			return
 		}
 		vm.State, vm.Error = report.StateFailed, o.err.Error()
+		if suspended := (*replication.SuspendedError)(nil); errors.As(o.err, &suspended) {
+			vm.State, vm.Error = report.StateSuspended, suspended.Error() // and nothing else that stands in the way as well
+			return
+		}
 		if o.run.State == report.StateCancelled || o.run.ID == "" && ctx.Err() != nil {
 			vm.State = report.StateCancelled
 		}
@@ -271,13 +282,13 @@ func (x *execution) finish(ctx context.Context, failure error) (report.JobRun, e
 	err := x.book.change(func(run *report.JobRun) {
 		var bad []string
 		for i := range run.VMs {
-			if vm := &run.VMs[i]; !vm.State.Final() {
+			if vm := &run.VMs[i]; vm.State != report.StateSuspended && !vm.State.Final() {
 				vm.State = report.StateFailed
 				if cancelled {
 					vm.State = report.StateCancelled
 				}
 			}
-			if run.VMs[i].State != report.StateCommitted {
+			if run.VMs[i].State != report.StateCommitted && run.VMs[i].State != report.StateSuspended {
 				bad = append(bad, run.VMs[i].VM.Name)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/job"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/runner"
@@ -248,5 +249,39 @@ func TestResumeBeforeAnythingWasChosen(t *testing.T) {
 	w.must(statetest.GiveAway(t.Context(), w.dir, dead))
 	if run := w.run(report.StateCommitted, runner.RunOptions{}); run.ID != begun.ID || len(run.VMs) != 1 {
 		t.Errorf("resumed: %+v", run)
+	}
+}
+
+// TestASuspendedVMIsLeftOut: of a VM whose replica has failed over no run is a failure, and no check finds fault with it.
+func TestASuspendedVMIsLeftOut(t *testing.T) {
+	w := newWorld(t, 10, "web", "db")
+	suspended := func(vm string) error {
+		if vm != w.vms["web"] {
+			return nil
+		}
+		return fmt.Errorf("as of web: %w", &replication.SuspendedError{Replica: "r", State: replica.FailedOver})
+	}
+	w.fake.plan = suspended
+	w.fake.do = func(_ context.Context, request replication.Request) error { return suspended(request.VM) }
+	run := w.run(report.StateCommitted, runner.RunOptions{})
+	if want := map[string]report.State{"web": report.StateSuspended, "db": report.StateCommitted}; !maps.Equal(states(run), want) {
+		t.Errorf("VMs %v", states(run))
+	}
+	for _, vm := range run.VMs {
+		if vm.State == report.StateSuspended && vm.Error != "the replica r is failed-over, and its runs are suspended; what can be done about it is undo or commit or reverse" {
+			t.Errorf("it says %q", vm.Error)
+		}
+	}
+	check, err := w.runner.Check(t.Context(), w.job)
+	w.must(err)
+	found := 0
+	for _, vm := range check.VMs {
+		found += len(vm.Findings)
+		if report.Errors(vm.Findings) {
+			t.Errorf("findings %v", vm.Findings)
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d findings", found)
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/job"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
@@ -85,7 +87,7 @@ func (r *Runner) Check(ctx context.Context, j state.Job) (Check, error) {
 			check.VMs[i] = VMCheck{VM: look.vm(vm)}
 			plan, err := engine.Plan(groupCtx, look.request(vm.UUID, ""))
 			if err != nil {
-				check.VMs[i].Findings = replication.Findings(err)
+				check.VMs[i].Findings = findings(err)
 				return groupCtx.Err()
 			}
 			check.VMs[i].Plan, check.VMs[i].Findings = &plan, plan.Findings
@@ -96,6 +98,46 @@ func (r *Runner) Check(ctx context.Context, j state.Job) (Check, error) {
 		return Check{}, err
 	}
 	return check, nil
+}
+
+// findings are those of a VM's plan. That the VM has failed over is a warning: the runs of the job leave it out.
+func findings(err error) []report.Finding {
+	all := replication.Findings(err)
+	if isSuspended(err) {
+		for i := range all {
+			all[i].Severity = report.SeverityWarning
+		}
+	}
+	return all
+}
+
+// RequestFor is what the job of a replica asks for its VM: how a planned failover brings it up to date. Of a replica that no job means now
+// it is what 'understudy replicate' asks when it is told nothing. The source pool must be reachable.
+func (r *Runner) RequestFor(ctx context.Context, record state.Replica) (replication.Request, error) {
+	jobs, err := r.Store.Jobs(ctx)
+	if err != nil {
+		return replication.Request{}, err
+	}
+	definition := job.Definition{Source: record.SourcePool, Target: record.TargetPool, SR: record.TargetSR}
+	for _, j := range jobs {
+		if j.Definition.Source != record.SourcePool || j.Definition.Target != record.TargetPool {
+			continue
+		}
+		look, err := r.look(ctx, j.Definition)
+		if err != nil {
+			return replication.Request{}, err
+		}
+		sr, err := look.to.FindSR(j.Definition.SR)
+		chosen, _ := look.choose(r.Store.Installation().UUID, nil)
+		if err == nil && sr.UUID == record.TargetSR && slices.ContainsFunc(chosen, func(vm inventory.VM) bool { return vm.UUID == record.SourceVM }) {
+			return look.request(record.SourceVM, ""), nil
+		}
+	}
+	look, err := r.look(ctx, definition)
+	if err != nil {
+		return replication.Request{}, err
+	}
+	return look.request(record.SourceVM, ""), nil
 }
 
 // Resolve gives the VMs that a job means now, by name.
