@@ -15,6 +15,7 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
+	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -22,7 +23,7 @@ import (
 const (
 	borderVariable = "REPLICATION_TEST_BORDER" // the border at which the child kills itself
 	listVariable   = "REPLICATION_TEST_LIST"   // the file in which it lists those that it reaches
-	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach
+	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach, failover, undo-failover, planned-failover
 )
 
 // A border is where the child can be killed: before or after a recorded step, as the engine tells, and before or after a call that
@@ -31,9 +32,15 @@ const (
 //	before prepare the source · before a: VM.snapshot 1 · after a: VM.snapshot 1 · …
 var reaching sync.Mutex
 
+// reached counts how often the child came to a border: what it does twice has 'again' behind its name the second time.
+var reached = map[string]int{}
+
 // reach kills the child when it has come to its border.
 func reach(border string) {
 	reaching.Lock() // one after the other, and none once it is being killed
+	if reached[border]++; reached[border] > 1 {
+		border += strings.Repeat(" again", reached[border]-1)
+	}
 	if list := os.Getenv(listVariable); list != "" {
 		f, err := os.OpenFile(list, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err == nil {
@@ -88,8 +95,12 @@ func (c *watchedCalls) Run(ctx context.Context, method string, result *string, a
 	return c.watch(method, func() error { return c.API.Run(ctx, method, result, args...) })
 }
 
+// plannedFailover is a failover with its source's shutdown.
+const plannedFailover = "planned-failover"
+
 // doChore is what a child does instead of replicating.
-func doChore(ctx context.Context, engine *replication.Engine, chore string, target *delegate.Pool) error {
+func doChore(ctx context.Context, engine *replication.Engine, chore string, pools map[string]*delegate.Pool) error {
+	target := pools["b"]
 	records, err := engine.Store.Replicas(ctx)
 	if err != nil {
 		return err
@@ -99,6 +110,18 @@ func doChore(ctx context.Context, engine *replication.Engine, chore string, targ
 		_, err = engine.Resync(ctx, replication.ResyncRequest{Replica: records[0].ID, Target: target})
 	case state.RunDetach:
 		_, err = engine.Detach(ctx, replication.DetachRequest{Replica: records[0].ID, Target: target, RemoveRestorePoints: true})
+	case state.RunFailover:
+		_, err = engine.Failover(ctx, replication.FailoverRequest{
+			Replica: records[0].ID, Target: target, Source: pools["a"], Point: os.Getenv(revertVariable),
+		})
+	case plannedFailover:
+		_, err = engine.Failover(ctx, replication.FailoverRequest{
+			Replica: records[0].ID, Target: target, Source: pools["a"], Planned: true, Sync: replication.Request{
+				Source: pools["a"], Target: target, VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
+			},
+		})
+	case state.RunUndo:
+		_, err = engine.UndoFailover(ctx, replication.UndoRequest{Replica: records[0].ID, Target: target, Source: pools["a"]})
 	default:
 		err = fmt.Errorf("no such chore: %s", chore)
 	}

@@ -57,7 +57,7 @@ func child(ctx context.Context, dir string) error {
 	engine := &replication.Engine{Store: store, SpawnTimeout: 20 * time.Second}
 	engine.SetReach(reach)
 	if chore := os.Getenv(choreVariable); chore != "" {
-		return errors.Join(doChore(ctx, engine, chore, pools["b"]), errors.New("the child was to be killed before"))
+		return errors.Join(doChore(ctx, engine, chore, pools), errors.New("the child was to be killed before"))
 	}
 	if point := os.Getenv(revertVariable); point != "" {
 		records, err := store.Replicas(ctx)

@@ -19,6 +19,12 @@ func (w *world) starts() {
 	w.Helper()
 	ref, _ := w.sourceVM()
 	w.must(w.a.API.Run(w.Context(), "VM.start", nil, ref, false, false))
+	w.waitForDrivers()
+}
+
+// waitForDrivers waits until the source VM can be shut down.
+func (w *world) waitForDrivers() {
+	w.Helper()
 	w.waitFor(func() bool {
 		_, vm := w.sourceVM()
 		return slices.Contains(vm.AllowedOperations, xapi.VMOperationCleanShutdown)
