@@ -145,6 +145,11 @@ func (r remover) claim(o state.Object, vm xapi.VM) claim {
 	return stranger
 }
 
+// Halt ends a delegate that somebody made, so that it writes to no disk any more. It is left in its pool for whom made it to remove.
+func Halt(ctx context.Context, pool *Pool, ref xapi.Ref) error {
+	return remover{pool: pool}.halt(ctx, ref)
+}
+
 // halt ends the VM. A start that is under way cannot be stopped; it is waited for.
 func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
 	return watch(ctx, r.pool.API, ref, func(vm xapi.VM) (bool, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 )
 
 // The keys of a marker in other_config.
@@ -84,7 +85,8 @@ func Read(installation, objectUUID string, otherConfig map[string]string) (Marke
 		Installation: otherConfig[keyInstallation], Run: otherConfig[keyRun], Kind: Kind(otherConfig[keyKind]),
 		Self: otherConfig[keySelf], Source: otherConfig[keySource], Disk: otherConfig[keyDisk], Keep: otherConfig[keyKeep],
 	}
-	marked := func(key string) bool { return strings.HasPrefix(key, prefix) }
+	// A call that adds to the lease may come when the object is nobody's any more.
+	marked := func(key string) bool { return strings.HasPrefix(key, prefix) && !strings.HasPrefix(key, lease.Prefix) }
 	switch {
 	case !slices.ContainsFunc(slices.Collect(maps.Keys(otherConfig)), marked):
 		return Marker{}, None, nil

@@ -142,7 +142,7 @@ func TestNextRunScans(t *testing.T) {
 			w.request.Trust = true
 			w.replicate()
 			w.write(w.simA.VDIPath(w.vm.VDIs[0]), 5*mib, []byte("first"))
-			w.fails(fault{w.simB, "host.get_servertime", 0, "INTERNAL_ERROR"}, 1) // at its commit
+			w.fails(fault{w.simB, "host.get_servertime", 1, "INTERNAL_ERROR"}, 1) // at its commit
 			w.write(w.simA.VDIPath(w.vm.VDIs[0]), 5*mib, []byte("again"))
 			c.spoil(w)
 			w.scans(c.cause)

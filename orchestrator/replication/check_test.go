@@ -87,13 +87,18 @@ func TestStartedInTheCommit(t *testing.T) {
 func TestCommitTime(t *testing.T) {
 	w := newWorld(t, layout{sizes: []int64{4 * mib}})
 	holders := 0
-	w.interrupt("host.get_servertime", nil, func() {
+	target := *w.b
+	target.API = interrupted{API: w.b.API, before: func(called string, _ []any) {
+		if called != "host.get_servertime" || len(w.record().Disks) == 0 { // before there is a disk it is that of the lease
+			return
+		}
 		disk, err := xapi.GetByUUID(t.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
 		w.must(err)
 		vdi, err := xapi.GetRecord[xapi.VDI](t.Context(), w.b.API, "VDI", disk)
 		w.must(err)
 		holders = len(vdi.VBDs)
-	})
+	}}
+	w.request.Target = &target
 	w.replicate()
 	if holders != 2 {
 		t.Errorf("%d VBDs hold the disk, want the replica's and the delegate's", holders)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
@@ -26,6 +27,7 @@ type chore struct {
 	standby *standby // nil: the replica VM is gone
 	id      string
 	saga    *saga.Saga
+	tenure  *tenure
 	events  []report.Event
 	point   string // uuid of the restore point that it is about; empty: of none
 }
@@ -69,9 +71,12 @@ func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind 
 	if left != nil { // in the other pool, it may be, which may be lost
 		c.event("left-behind", "not everything that an earlier run made could be removed, recovery tries it again: %v", left)
 	}
-	ctx, stop := c.store.Keep(ctx, c.id)
-	defer stop()
+	ctx, c.tenure = e.keep(ctx, c.id)
+	defer c.tenure.close()
 	failure := c.look(ctx, id)
+	if failure == nil {
+		failure = e.step("take the lease", func() error { return c.takeLease(ctx) })
+	}
 	if failure == nil {
 		failure = e.step(name, func() error { return do(ctx, c) })
 	}
@@ -90,13 +95,35 @@ func (c *chore) look(ctx context.Context, id string) (err error) {
 	return nil
 }
 
+// takeLease takes the replica's lease. A VM that is not ours has none; nothing is changed of it.
+func (c *chore) takeLease(ctx context.Context) error {
+	if c.standby == nil || !c.gatherer().is(c.standby.vm.UUID, c.standby.vm.OtherConfig, replica.KindReplica) {
+		return nil
+	}
+	l := leased{replica: c.record.ID, pool: c.target, vm: c.standby.vm.Ref}
+	for _, d := range c.standby.disks {
+		l.disks = append(l.disks, d.VDIRef)
+	}
+	guarded, err := c.tenure.take(ctx, l, c.event)
+	if err != nil {
+		return err
+	}
+	c.target = guarded
+	if c.tenure.held.Former.Number == lease.Newest(c.standby.vm.OtherConfig).Number && !c.tenure.held.Former.Unclean() {
+		return nil
+	}
+	return c.look(ctx, c.record.ID) // somebody else was at work, or what he left was taken away
+}
+
 func (c *chore) finish(ctx context.Context, last report.Run, failure error) (report.Run, error) {
-	cancelled := ctx.Err() != nil
+	cancelled := ctx.Err() != nil && !lostLease(ctx)
 	failure = withCause(ctx, failure)
 	ctx = context.WithoutCancel(ctx)
 	if err := c.saga.Unwind(ctx); err != nil {
 		c.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
+		c.tenure.left = true
 	}
+	c.tenure.release(ctx)
 	last.State, last.Finished, last.Events, last.RestorePoint = report.StateCommitted, time.Now().UTC(), c.events, c.point
 	switch {
 	case failure != nil && cancelled:

@@ -58,8 +58,8 @@ func TestReplicaStartedWhileReverted(t *testing.T) {
 	w.replicate()
 	ref, _ := w.replicaVM()
 	before := w.simB.Calls("host.get_servertime")
-	w.simB.Fault(xapisim.Rule{Method: "host.get_servertime", Count: 1, Delay: time.Second})
-	w.when(func() bool { return w.simB.Calls("host.get_servertime") > before }, func() {
+	w.simB.Fault(xapisim.Rule{Method: "host.get_servertime", After: 2, Count: 1, Delay: time.Second})
+	w.when(func() bool { return w.simB.Calls("host.get_servertime") > before+2 }, func() {
 		w.setVM(w.b.API, ref, "set_blocked_operations", map[string]string{})
 		if err := w.b.API.Run(w.Context(), "VM.start", nil, ref, false, false); err != nil {
 			t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/manifest"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -135,6 +136,9 @@ func (r *run) markRestorePoint(ctx context.Context, ref xapi.Ref, uuid string) e
 	api := r.target.API
 	snapshot, err := xapi.GetRecord[xapi.VM](ctx, api, classVM, ref)
 	if err != nil {
+		return err
+	}
+	if err := lease.Clear(ctx, api, ref, snapshot.OtherConfig); err != nil { // a copy, that means nothing there
 		return err
 	}
 	held, err := disksOf(ctx, api, snapshot)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -68,9 +69,15 @@ func (c *chore) release(ctx context.Context, removePoints bool) error {
 	vm := c.standby.vm
 	if !ours.is(vm.UUID, vm.OtherConfig, replica.KindReplica) {
 		c.event("not-ours", "VM %s (%s) does not bear the marker of this replica and is left as it is", vm.NameLabel, vm.UUID)
+		if _, owner, _ := replica.Read(c.store.Installation().UUID, vm.UUID, vm.OtherConfig); owner == replica.None { // a detach was cut short
+			return lease.Clear(ctx, c.api(), vm.Ref, vm.OtherConfig)
+		}
 		return nil
 	}
-	return c.releaseVM(ctx, vm.Ref)
+	if err := c.releaseVM(ctx, vm.Ref); err != nil {
+		return err
+	}
+	return c.tenure.held.Clear(ctx) // last: until now nobody else may be at work on it
 }
 
 // releaseSnapshot makes a snapshot an ordinary one, or removes it.
@@ -90,6 +97,9 @@ func (c *chore) releaseSnapshot(ctx context.Context, ref xapi.Ref, vm xapi.VM, r
 		if err := replica.Remove(ctx, c.api(), classVDI, d.ref); err != nil {
 			return err
 		}
+	}
+	if err := lease.Clear(ctx, c.api(), ref, vm.OtherConfig); err != nil {
+		return err
 	}
 	return c.releaseVM(ctx, ref)
 }

@@ -48,6 +48,8 @@ type Engine struct {
 	SpawnTimeout time.Duration
 	// Dial connects to delegates; nil: by net.Dialer. See control.ClientOptions.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// leaseTime is in place of lease.Time; 0: that. All who share a pool must have the same.
+	leaseTime time.Duration
 	// line gives the address by which one delegate dials another; nil: its own. A line that breaks may stand between them.
 	line func(address string) (string, error)
 	// reach is told of every border of a recorded step, as "before commit". Nil but in tests, which end the process there.

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
@@ -11,6 +12,9 @@ func (e *Engine) SetLine(line func(address string) (string, error)) { e.line = l
 
 // SetReach has reach told of every border of a recorded step.
 func (e *Engine) SetReach(reach func(border string)) { e.reach = reach }
+
+// SetLeaseTime shortens the leases of replicas.
+func (e *Engine) SetLeaseTime(d time.Duration) { e.leaseTime = d }
 
 // ReplicateWith is Replicate with something that happens between the look at the pools and the run.
 func (e *Engine) ReplicateWith(ctx context.Context, request Request, between func()) (report.Run, error) {

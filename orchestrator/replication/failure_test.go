@@ -35,7 +35,7 @@ func (w *world) faults() []fault {
 		{w.simB, "VM.set_blocked_operations", 0, "INTERNAL_ERROR"},
 		{w.simB, "VBD.unplug", 1, "INTERNAL_ERROR"},
 		{w.simB, "VM.snapshot", 0, "INTERNAL_ERROR"},
-		{w.simB, "host.get_servertime", 0, "INTERNAL_ERROR"},
+		{w.simB, "host.get_servertime", 1, "INTERNAL_ERROR"},
 	}
 }
 

@@ -87,7 +87,8 @@ func TestKilledAnywhere(t *testing.T) {
 		{w.simB, "VBD.create", 1},
 		{w.simB, "VM.clone", 0},
 		{w.simB, "VM.set_blocked_operations", 1},
-		{w.simB, "host.get_servertime", 0},
+		{w.simB, "host.get_servertime", 0}, // for the lease
+		{w.simB, "host.get_servertime", 1},
 		{w.simB, "VM.snapshot", 0},
 		{w.simB, "VM_metrics.get_record", 0}, // of the replica, once its restore point is made
 	}

@@ -33,6 +33,8 @@ const (
 	CodePause           = "pause-refused"          // the source VM is to be paused for its snapshot, and cannot be
 	CodeNotFound        = "not-found"              // nothing has the name or uuid given
 	CodeAmbiguous       = "ambiguous"              // several have it
+	CodeLeaseHeld       = "lease-held"             // another orchestrator is at work on the replica
+	CodeNotHalted       = "delegate-not-halted"    // a delegate that lost its lease may still write to the replica
 	CodeFailed          = "failed"                 // something else went wrong, the cause tells
 )
 
@@ -55,7 +57,13 @@ func Findings(err error) []report.Finding {
 	finding := report.Finding{Severity: report.SeverityError, Code: CodeFailed, Cause: err.Error(), Mend: "see the cause"}
 	var missing *inventory.NotFoundError
 	var ambiguous *inventory.AmbiguousError
+	var leased *LeaseError
+	var fence *FenceError
 	switch {
+	case errors.As(err, &leased):
+		finding.Code, finding.Subject, finding.Mend = CodeLeaseHeld, "replica "+leased.Replica, "wait for it; use one state folder at one place only"
+	case errors.As(err, &fence):
+		finding.Code, finding.Subject, finding.Cause, finding.Mend = CodeNotHalted, "delegate "+fence.Delegate, fence.what(), fence.mend()
 	case errors.As(err, &missing):
 		finding.Code, finding.Subject, finding.Mend = CodeNotFound, "pool "+missing.Pool, "name one that exists, or its uuid"
 	case errors.As(err, &ambiguous):

@@ -35,6 +35,11 @@ func (r *run) makeReplica(ctx context.Context) error {
 	if err := r.mark(ctx, api, classVM, ref, marker); err != nil {
 		return err
 	}
+	guarded, err := r.tenure.take(ctx, leased{replica: r.record.ID, pool: r.target, vm: ref}, r.report.event)
+	if err != nil {
+		return err
+	}
+	r.target, api = guarded, guarded.API
 	if err := setField(ctx, api, classVM, ref, "blocked_operations", replica.BlockedOperations(manifest.State{})); err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func (r *run) placeAgain(ctx context.Context) error {
 	if len(plan.Delegates) != len(r.plan.Placement.Delegates) {
 		return fmt.Errorf("%d delegates are needed now, it were %d: %w", len(plan.Delegates), len(r.plan.Placement.Delegates), ErrChanged)
 	}
-	r.source, r.target, r.plan.Placement = fresh.source, fresh.target, plan
+	r.source, r.target, r.plan.Placement = fresh.source, r.tenure.guard(fresh.target), plan
 	return nil
 }
 

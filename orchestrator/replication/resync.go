@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -101,6 +102,9 @@ func (c *chore) keepAside(ctx context.Context, marked manifest.State) error {
 func (c *chore) markKept(ctx context.Context, ref xapi.Ref, uuid string) error {
 	snapshot, err := xapi.GetRecord[xapi.VM](ctx, c.api(), classVM, ref)
 	if err != nil {
+		return err
+	}
+	if err := lease.Clear(ctx, c.api(), ref, snapshot.OtherConfig); err != nil { // a copy, that means nothing there
 		return err
 	}
 	held, err := disksOf(ctx, c.api(), snapshot)

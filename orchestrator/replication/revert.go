@@ -82,8 +82,8 @@ func (e *Engine) Revert(ctx context.Context, request RevertRequest) (report.Run,
 	if err != nil {
 		return report.Run{}, err
 	}
-	ctx, stop := v.store.Keep(ctx, v.id)
-	defer stop()
+	ctx, v.tenure = e.keep(ctx, v.id)
+	defer v.tenure.close()
 	return v.finish(ctx, v.execute(ctx))
 }
 
@@ -97,7 +97,8 @@ type reversion struct {
 	standby    *standby
 	point      restorePoint
 	disks      []inventory.Disk // of the restore point, those that are ours
-	again      bool             // a revert was interrupted before
+	tenure     *tenure
+	again      bool // a revert was interrupted before
 	id         string
 	generation manifest.Generation // of the run; what the replica is dirty by
 	started    time.Time
@@ -277,8 +278,9 @@ func (v *reversion) begin(ctx context.Context) error {
 }
 
 func (v *reversion) finish(ctx context.Context, failure error) (report.Run, error) {
-	cancelled := ctx.Err() != nil
+	cancelled := ctx.Err() != nil && !lostLease(ctx)
 	failure = withCause(ctx, failure)
+	v.tenure.release(ctx)
 	final := report.StateCommitted
 	switch {
 	case failure != nil && cancelled:

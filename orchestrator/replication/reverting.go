@@ -7,6 +7,7 @@ import (
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
@@ -20,6 +21,7 @@ var reverting = []struct {
 	do    func(*reversion, context.Context) error
 }{
 	{"check the record", report.PhasePrepare, (*reversion).checkRecord},
+	{"take the lease", "", (*reversion).takeLease},
 	{"mark dirty", "", (*reversion).markDirty},
 	{"revert", report.PhaseTransfer, (*reversion).revert},
 	{"commit", report.PhaseCommit, (*reversion).commit},
@@ -52,6 +54,23 @@ func (v *reversion) checkRecord(ctx context.Context) error {
 	return err
 }
 
+// takeLease takes the replica's lease. What had it since the look at the pool changed what was decided on.
+func (v *reversion) takeLease(ctx context.Context) error {
+	l := leased{replica: v.record.ID, pool: v.target, vm: v.standby.vm.Ref}
+	for _, d := range v.standby.disks {
+		l.disks = append(l.disks, d.VDIRef)
+	}
+	guarded, err := v.tenure.take(ctx, l, v.report.event)
+	if err != nil {
+		return err
+	}
+	v.target = guarded
+	if now := v.tenure.held.Former; now.Number != lease.Newest(v.standby.vm.OtherConfig).Number {
+		return fmt.Errorf("run %s of process %s was at work on the replica: %w", now.Run, now.Process, ErrChanged)
+	}
+	return nil
+}
+
 // markDirty makes it durable that what is known of the replica does not hold any more, and lets the pool revert it.
 func (v *reversion) markDirty(ctx context.Context) error {
 	dirty := manifest.State{Dirty: true, Generation: v.generation}
@@ -66,15 +85,17 @@ func (v *reversion) markDirty(ctx context.Context) error {
 	return setField(ctx, v.target.API, classVM, v.standby.vm.Ref, "blocked_operations", blocked)
 }
 
-// revert has the pool do it.
+// revert has the pool do it. That sets the lease back to what it was at the restore point, too: before anything else is changed it is made
+// sure that nobody took it for free meanwhile.
 func (v *reversion) revert(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revertTimeout)
 	defer cancel()
+	v.tenure.held.SetBack(v.point.marker.Run)
 	before := map[xapi.Ref]bool{}
 	for _, d := range v.standby.disks {
 		before[d.VDIRef] = true
 	}
-	return xapi.Ensure(ctx, v.target.API, "VM.revert", func(ctx context.Context) (bool, error) {
+	err := xapi.Ensure(ctx, v.target.API, "VM.revert", func(ctx context.Context) (bool, error) {
 		_, held, err := v.read(ctx)
 		for _, d := range held {
 			if before[d.ref] {
@@ -83,6 +104,10 @@ func (v *reversion) revert(ctx context.Context) error {
 		}
 		return err == nil && len(held) >= len(v.disks), err
 	}, v.point.ref)
+	if err != nil {
+		return err
+	}
+	return v.tenure.held.Renew(ctx)
 }
 
 // read reads the replica VM and its disks as they are now.

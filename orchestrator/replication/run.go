@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/placement"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/report"
@@ -40,6 +41,7 @@ type run struct {
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
 	resumed     bool  // delegates were replaced, or the run of a dead process goes on
+	tenure      *tenure
 	leaves      []replica.LeafEvidence
 	looked      bool      // at the leaves
 	unusedAt    time.Time // by the target pool's clock: what the run is sure of the replica was so later
@@ -122,6 +124,7 @@ var (
 	// By the enhanced method delegates move the data. What goes on after a loss begins again at lastSteps.
 	firstSteps = []step{
 		{"check the record", report.PhasePrepare, (*run).checkRecord},
+		{"take the lease", "", (*run).takeLease},
 		{"prepare the source", "", (*run).prepareSource},
 		{"prepare the target", "", (*run).prepareTarget},
 		{"prepare the seeds", "", (*run).prepareSeeds},
@@ -181,14 +184,35 @@ func (r *run) carryOut(ctx context.Context, steps []step) error {
 
 // carry does the work of a run and ends it; all the while the run is this process's, and may be cancelled by others.
 func (r *run) carry(ctx context.Context, work func(context.Context) error) (report.Run, error) {
-	ctx, stop := r.store.Keep(ctx, r.id)
-	defer stop()
+	ctx, r.tenure = r.engine.keep(ctx, r.id)
+	defer r.tenure.close()
 	return r.finish(ctx, work(ctx))
+}
+
+// takeLease takes the lease of a replica that is there; that of a new one is taken as soon as it is made. Who had it since the look at the
+// pools changed what was decided on.
+func (r *run) takeLease(ctx context.Context) error {
+	if r.standby == nil {
+		return nil
+	}
+	l := leased{replica: r.record.ID, pool: r.target, vm: r.standby.vm.Ref}
+	for _, d := range r.standby.disks {
+		l.disks = append(l.disks, d.VDIRef)
+	}
+	guarded, err := r.tenure.take(ctx, l, r.report.event)
+	if err != nil {
+		return err
+	}
+	r.target = guarded
+	if now := r.tenure.held.Former; now.Number != lease.Newest(r.standby.vm.OtherConfig).Number {
+		return fmt.Errorf("run %s of process %s was at work on the replica: %w", now.Run, now.Process, ErrChanged)
+	}
+	return nil
 }
 
 // finish removes what is not part of the result and stores the end of the run, whatever became of ctx.
 func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
-	cancelled := ctx.Err() != nil
+	cancelled := ctx.Err() != nil && !lostLease(ctx)
 	failure = withCause(ctx, failure)
 	ctx = context.WithoutCancel(ctx)
 	r.report.phase(report.PhaseCleanup)
@@ -208,11 +232,13 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 	if err != nil {
 		r.log.Warn("the run left objects behind", "cause", err)
 		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
+		r.tenure.left = true
 	}
 	if failure == nil {
 		r.noteUtilisation(ctx)
 		_ = r.engine.step("prune", func() error { r.prune(ctx); return nil })
 	}
+	r.tenure.release(ctx)
 	state := report.StateCommitted
 	switch {
 	case failure != nil && cancelled:

@@ -264,7 +264,7 @@ func TestLeafOfARunThatDidNotCommit(t *testing.T) {
 	w.request.Trust = true
 	w.replicate()
 	w.write(w.simA.VDIPath(w.vm.VDIs[0]), 5*mib, []byte("newer"))
-	w.fails(fault{w.simB, "host.get_servertime", 0, "INTERNAL_ERROR"}, 1)
+	w.fails(fault{w.simB, "host.get_servertime", 1, "INTERNAL_ERROR"}, 1)
 	if !w.record().Disks[0].State.Dirty {
 		t.Fatal("the run did not leave the replica dirty")
 	}
@@ -281,7 +281,7 @@ func TestLeafOfARunThatDidNotCommit(t *testing.T) {
 	w.replicate()
 	w.equal()
 	w.write(w.simA.VDIPath(w.vm.VDIs[0]), 6*mib, []byte("newer still"))
-	w.fails(fault{w.simB, "host.get_servertime", 0, "INTERNAL_ERROR"}, 2)
+	w.fails(fault{w.simB, "host.get_servertime", 1, "INTERNAL_ERROR"}, 2)
 	run := w.replicate()
 	if d := run.Disks[0]; d.Mode != report.Trusted || d.Rung != string(replica.RungEmptyLeaf) || d.Untested != "" {
 		t.Errorf("compared %s at rung %s: %s", d.Mode, d.Rung, d.Cause)

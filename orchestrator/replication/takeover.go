@@ -50,6 +50,10 @@ func (e *Engine) takeOver(ctx context.Context, s *subject, id string) (r *run, w
 	if why, err = r.findMade(ctx, objects); why != "" || err != nil {
 		return nil, why, err
 	}
+	// The process may live elsewhere, with a state folder that this one is a copy of: then nothing of the run is touched.
+	if _, err := e.place(s.target, s.standby.vm.Ref).Await(ctx, e.over); err != nil {
+		return nil, "", leaseError(s.record.ID, err)
+	}
 	if _, err := e.Store.TakeOver(ctx, id); errors.Is(err, state.ErrBusy) {
 		return nil, "its process lives, or may", nil // who begins a run in its place finds out
 	} else if err != nil {
@@ -162,6 +166,9 @@ func (r *run) findClone(ctx context.Context, o state.Object) error {
 // on the disks, and is found there.
 func (r *run) goOn(ctx context.Context) error {
 	r.report.event("taken-over", "the process of the run had died; it goes on with the snapshot of %s", r.report.copy().Started.Format(time.RFC3339))
+	if err := r.engine.step("take the lease", func() error { return r.takeLease(ctx) }); err != nil {
+		return err
+	}
 	r.report.phase(report.PhaseSpawn)
 	objects, err := r.store.Objects(ctx, r.id)
 	if err != nil {

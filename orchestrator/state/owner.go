@@ -67,6 +67,17 @@ func (o Owner) Alive() (bool, error) {
 	return alive && start == o.Start, nil
 }
 
+// Dead reports whether it is certain that the process has ended: it was one of this host since its last boot, and is gone. Of another
+// host nothing can be said, nor of one by the same name, or of this one before it booted.
+func (o Owner) Dead() bool {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || !strings.HasPrefix(o.Start, string(bytes.TrimSpace(boot))+"/") {
+		return false
+	}
+	alive, err := o.Alive()
+	return err == nil && !alive
+}
+
 // processStart returns Owner.Start of a process, and false when there is none with this id or only its zombie.
 func processStart(pid int) (start string, alive bool, err error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
