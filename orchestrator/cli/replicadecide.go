@@ -46,6 +46,9 @@ func writeDetails(w *strings.Builder, d replication.Details) {
 	case state.TrustNever:
 		fmt.Fprintln(w, "distrusted: every run scans it")
 	}
+	if l := d.Lease; l != nil {
+		fmt.Fprintln(w, "lease:", leaseText(*l))
+	}
 	for _, disk := range d.DiskList {
 		known := disk.State
 		if known == "" {
@@ -64,6 +67,18 @@ func writeDetails(w *strings.Builder, d replication.Details) {
 			fmt.Fprintf(w, "%s: %s (%s) of %s\n", list.what, p.Name, p.UUID, p.Time.UTC().Format(time.RFC3339))
 		}
 	}
+}
+
+// leaseText says which orchestrator is at work on a replica, or was last.
+func leaseText(l replication.LeaseInfo) string {
+	who := fmt.Sprintf("run %s of process %s", l.Run, l.Process)
+	switch {
+	case l.Held:
+		return fmt.Sprintf("%s has it until %s by the pool's clock, unless it renews it", who, l.Until.UTC().Format(time.RFC3339))
+	case !l.Free():
+		return fmt.Sprintf("%s had it until %s and did not give it back", who, l.Until.UTC().Format(time.RFC3339))
+	}
+	return "free; " + who + " had it last"
 }
 
 func (a *app) replicaTrust() *cobra.Command {

@@ -56,6 +56,13 @@ func child(ctx context.Context, dir string) error {
 	}
 	engine := &replication.Engine{Store: store, SpawnTimeout: 20 * time.Second}
 	engine.SetReach(reach)
+	if short := os.Getenv(leaseVariable); short != "" {
+		d, err := time.ParseDuration(short)
+		if err != nil {
+			return err
+		}
+		engine.SetLeaseTime(d)
+	}
 	if chore := os.Getenv(choreVariable); chore != "" {
 		return errors.Join(doChore(ctx, engine, chore, pools), errors.New("the child was to be killed before"))
 	}

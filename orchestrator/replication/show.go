@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
@@ -21,6 +22,13 @@ type Details struct {
 	DiskList []DiskInfo     `json:"disk_list"`
 	Points   []SnapshotInfo `json:"points"` // the restore points, the newest first
 	Kept     []SnapshotInfo `json:"kept"`   // what Resync has kept
+	Lease    *LeaseInfo     `json:"lease"`  // nil: nobody ever had it, or the VM is gone
+}
+
+// LeaseInfo is the lease of a replica: which orchestrator is, or was last, at work on it.
+type LeaseInfo struct {
+	lease.Entry
+	Held bool `json:"held"` // it was not given back, and has not run out by the pool's clock
 }
 
 // DiskInfo is one disk of a replica.
@@ -71,6 +79,9 @@ func Show(ctx context.Context, store *state.Store, id string, pools ...*delegate
 	if s == nil {
 		return details, nil
 	}
+	if details.Lease, err = leaseOf(ctx, l.pools[record.TargetPool], view, s); err != nil {
+		return Details{}, err
+	}
 	installation := store.Installation().UUID
 	for _, p := range restorePointsOf(installation, view.VMs, s.vm.Ref) {
 		details.Points = append(details.Points, snapshotInfo(p.vm, p.marker.State.Generation))
@@ -83,6 +94,18 @@ func Show(ctx context.Context, store *state.Store, id string, pools ...*delegate
 	}
 	slices.SortFunc(details.Kept, func(a, b SnapshotInfo) int { return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.UUID, b.UUID)) })
 	return details, nil
+}
+
+// leaseOf reads the lease of a replica VM.
+func leaseOf(ctx context.Context, pool *delegate.Pool, view *inventory.Pool, s *standby) (*LeaseInfo, error) {
+	entry := lease.Newest(s.vm.OtherConfig)
+	if entry.Number == 0 {
+		return nil, nil
+	}
+	loaded := *pool
+	loaded.Inventory = view
+	now, err := poolTime(ctx, &loaded)
+	return &LeaseInfo{Entry: entry, Held: now.Before(entry.Until)}, err
 }
 
 func snapshotInfo(vm xapi.VM, generation manifest.Generation) SnapshotInfo {
