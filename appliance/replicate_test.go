@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/appliance"
 	"github.com/understudy-dr/understudy/appliance/control"
+	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 )
 
@@ -179,6 +180,53 @@ func testTrusted(t *testing.T, trusted control.Trusted) {
 	_, newRecords := extents(p.key, now)
 	if !slices.Equal(page.Records[0].Blocks, newRecords[1].Blocks) {
 		t.Error("the journal's digests are not those of the new content")
+	}
+}
+
+// What change tracking does not name is not read of the source, whether the replica is trusted or scanned.
+func TestChangedBlocksHint(t *testing.T) {
+	p := newPair(t)
+	old := noise(1, diskSize)
+	now := slices.Clone(old)
+	copy(now[manifest.ExtentSize+5*manifest.BlockSize:], noise(3, 100))
+	p.source.plug(4, image(t, now))
+	known, records := extents(p.key, old)
+	changed := blockio.NewAllocationMap(diskSize)
+	changed.Mark(manifest.ExtentSize+5*manifest.BlockSize, manifest.BlockSize)
+	for i, trusted := range []control.Trusted{control.TrustKnown, control.TrustNone} {
+		id := fmt.Sprintf("hinted-%d", i)
+		replica := image(t, old)
+		p.target.plug(10+i, replica)
+		send, receive := p.specs(id, diskSize, true)
+		send.Known, send.Sinks[0].Trusted, send.Sinks[0].Records, receive.Device = true, trusted, true, 10+i
+		send.Hint = &control.Hint{Kind: control.HintChanged, Base: manifest.NewGeneration(), Map: changed.Append(nil), Slice: 2}
+		if trusted != control.TrustNone {
+			receive.Trusted = control.TrustPeer
+		}
+		p.target.post(receive)
+		p.source.post(send)
+		ctx := t.Context()
+		if err := p.source.PutKnown(ctx, id, known); err != nil {
+			t.Fatal(err)
+		}
+		wanted, err := p.source.Wanted(ctx, id, 0, 0, within)
+		if err != nil || !slices.Equal(wanted.Extents, []uint32{1}) {
+			t.Fatalf("wanted is %+v, %v, want extent 1", wanted, err)
+		}
+		if err := p.source.PutBlocks(ctx, id, 0, records[1:2]); err != nil {
+			t.Fatal(err)
+		}
+		status := p.source.wait(id)
+		p.source.expectDone(status)
+		p.target.expectDone(p.target.wait(id))
+		expectContent(t, replica, now)
+		const slice = diskSize - 2*manifest.ExtentSize
+		if c := status.Counters; c.Read != slice+manifest.BlockSize || c.Assumed != diskSize-c.Read || status.Root != root(t, p.key, now) {
+			t.Errorf("trusted %q: %d bytes were read, %d assumed", trusted, c.Read, c.Assumed)
+		}
+		if status.Hint == nil || status.Hint.Disabled != "" || status.Hint.Slice != 0 {
+			t.Errorf("trusted %q: the hint is %+v", trusted, status.Hint)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ type Hint struct {
 	Allocated *blockio.AllocationMap
 	// Changed, when set, marks what may differ from Base. It is only true of
 	// a Base that is the manifest of exactly the snapshot since which the
-	// changes were tracked.
+	// changes were tracked. Of an extent that Base does not know all must be marked.
 	Changed *blockio.AllocationMap
 	Base    Baseline
 	// Slice is the extent at which the rolling slice goes on: what the last
@@ -106,8 +106,10 @@ func newAssumptions(h *Hint, g manifest.Geometry, key manifest.Key) (*assumption
 		if err := checkKnown(g, a.base); err != nil {
 			return nil, err
 		}
-		if slices.Contains(a.base, manifest.Digest{}) {
-			return nil, fmt.Errorf("%w: a hint of what changed needs a manifest without gaps", ErrTask)
+		for number, known := range a.base {
+			if _, base, _ := a.split(uint32(number)); known == (manifest.Digest{}) && base != 0 {
+				return nil, fmt.Errorf("%w: a hint has extent %d unchanged, of which its manifest knows nothing", ErrTask, number)
+			}
 		}
 	}
 	hasher := key.NewHasher()

@@ -167,9 +167,10 @@ func TestHintMissesABit(t *testing.T) {
 	}
 }
 
-// zeroes is a disk that reads as zeroes and notes which extents were read.
+// zeroes is a disk that reads as zeroes, but for a byte, and notes which extents were read.
 type zeroes struct {
 	size int64
+	odd  int64 // where a byte is not zero; 0: nowhere
 	mu   sync.Mutex
 	read map[int64]int64 // extent → bytes
 }
@@ -178,6 +179,9 @@ func (z *zeroes) Size() int64 { return z.size }
 
 func (z *zeroes) ReadAt(p []byte, off int64) (int, error) {
 	clear(p)
+	if at := z.odd - off; z.odd > 0 && at >= 0 && at < int64(len(p)) {
+		p[at] = 1
+	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.read[off/manifest.ExtentSize] += int64(len(p))
@@ -255,6 +259,69 @@ func TestHintBudget(t *testing.T) {
 	for e, n := range manifest.asked {
 		if n != 1 || !touched[e] {
 			t.Errorf("the block digests of extent %d were asked for %d times", e, n)
+		}
+	}
+}
+
+// TestHintOverGaps: what a manifest does not know is read, and the rest is spared, whatever the sink is taken for.
+func TestHintOverGaps(t *testing.T) {
+	const extents, gap = 6, 2
+	base := random(extents*manifest.ExtentSize, 1)
+	source := slices.Clone(base)
+	source[gap*manifest.ExtentSize+7] ^= 1
+	source[4*manifest.ExtentSize] ^= 1
+	for _, trusted := range []bool{true, false} {
+		hint := transfer.Hint{Changed: changes(source, base), Slice: gap}
+		hint.Changed.Mark(gap*manifest.ExtentSize, manifest.ExtentSize)
+		gaps := knownOf(base)
+		gaps.extents[gap] = manifest.Digest{}
+		hint.Base = gaps
+		meter, target := blockio.NewMeter(memory(t, source)), memory(t, base)
+		sink := transfer.SinkSpec{}
+		if trusted {
+			sink.Trusted = gaps
+		}
+		a, b := pipe(t)
+		o := run(t.Context(), a, b, transfer.SendSpec{Source: meter, Hint: &hint, Size: int64(len(source)), Key: key}, sink,
+			transfer.ReceiveSpec{Target: target, Size: int64(len(source)), Key: key, Trusted: trusted})
+		root, _, _ := manifestOf(source)
+		if o.err() != nil || !bytes.Equal(target.Bytes(), source) || o.send.Root != root {
+			t.Errorf("trusted %v: %v; equal: %v", trusted, o.err(), bytes.Equal(target.Bytes(), source))
+		}
+		if read := meter.Counters().ReadBytes; read != 2*manifest.ExtentSize+manifest.BlockSize {
+			t.Errorf("trusted %v: %d bytes were read", trusted, read)
+		}
+	}
+}
+
+// TestHintThatLiesIsFound: whichever block of a disk a bitmap leaves out, the slices of 64 runs find it, wherever they begin and
+// whatever else is marked, which is no part of them.
+func TestHintThatLiesIsFound(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for _, extents := range []int64{1, 2, 63, 64, 65, 100} {
+		size := extents*manifest.ExtentSize - rnd.Int64N(3*manifest.BlockSize)
+		disk := &zeroes{size: size, read: map[int64]int64{}, odd: 1 + rnd.Int64N(size-1)}
+		hint := transfer.Hint{Changed: blockio.NewAllocationMap(size), Base: transfer.ZeroBaseline(key, size), Slice: rnd.Uint32()}
+		for range rnd.IntN(4) {
+			if at := rnd.Int64N(extents) * manifest.ExtentSize; at/manifest.ExtentSize != disk.odd/manifest.ExtentSize {
+				hint.Changed.Mark(at, manifest.ExtentSize)
+			}
+		}
+		for run := 1; ; run++ {
+			got, err := transfer.Scan(t.Context(), transfer.ScanSpec{Source: disk, Hint: &hint, Size: size, Key: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Hint.Disabled != nil {
+				if got.Hint.Assumed != 0 {
+					t.Errorf("%d extents: %d bytes were assumed in the run that found the lie", extents, got.Hint.Assumed)
+				}
+				break
+			}
+			if run == 64 {
+				t.Fatalf("%d extents: 64 runs did not find the byte at %d", extents, disk.odd)
+			}
+			hint.Slice = got.Hint.Slice
 		}
 	}
 }

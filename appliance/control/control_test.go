@@ -99,7 +99,10 @@ func TestValidateRefuses(t *testing.T) {
 		"hint for a verify": {control.KindVerify, func(s *control.TaskSpec) { s.Hint = &control.Hint{Kind: control.HintAllocated} }, "spare"},
 		"changes without trust": {control.KindSend, func(s *control.TaskSpec) {
 			s.Hint = &control.Hint{Kind: control.HintChanged, Base: manifest.Generation{1}}
-		}, "trusted"},
+		}, "one manifest"},
+		"changes of zeroes": {control.KindSend, func(s *control.TaskSpec) {
+			s.Known, s.Sinks[0].Trusted, s.Hint = true, control.TrustZero, &control.Hint{Kind: control.HintChanged, Base: manifest.Generation{1}}
+		}, "zeroes"},
 		"changes since when": {control.KindSend, func(s *control.TaskSpec) {
 			s.Known, s.Sinks[0].Trusted, s.Hint = true, control.TrustKnown, &control.Hint{Kind: control.HintChanged}
 		}, "generation"},

@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
@@ -16,7 +17,8 @@ type HintKind string
 const (
 	// HintAllocated marks what may hold data; the rest reads as zeroes.
 	HintAllocated HintKind = "allocated"
-	// HintChanged marks what may differ from the manifest by which the one sink is trusted.
+	// HintChanged marks what may differ from a manifest: that by which the one sink is trusted or, of a sink that is not, the one of
+	// PUT known. Of an extent that the manifest does not know all must be marked.
 	HintChanged HintKind = "changed"
 )
 
@@ -26,7 +28,7 @@ const MaxHint = 512 << 10
 // Hint limits what a task reads of its source, of an untrusted receive what is read of its target; see transfer.Hint.
 type Hint struct {
 	Kind HintKind `json:"kind"`
-	// Base is, of HintChanged, the generation of the snapshot since which changes were tracked: that of the sink's manifest.
+	// Base is, of HintChanged, the generation of the snapshot since which changes were tracked: that of the manifest.
 	Base manifest.Generation `json:"base,omitzero"`
 	// Map is a blockio.AllocationMap of the logical size, encoded by its Append.
 	Map []byte `json:"map"`
@@ -59,13 +61,23 @@ func (s *TaskSpec) validateHint() error {
 		return nil
 	case HintChanged:
 		trusted := s.SinkTrusted()
-		if len(trusted) != 1 || trusted[0] != TrustKnown && trusted[0] != TrustManifest || h.Base.IsZero() {
-			return errors.New("hint: what changed is true of one sink that is trusted by its manifest, whose generation it names")
+		switch {
+		case h.Base.IsZero():
+			return errors.New("hint: what changed since when: name the generation of the manifest")
+		case len(trusted) != 1 || trusted[0] != TrustManifest && !s.Known:
+			return errors.New("hint: what changed is true of one manifest: that by which the one sink is trusted, or the known digests")
+		case trusted[0] == TrustZero:
+			return errors.New("hint: a sink of zeroes is no snapshot's copy")
 		}
 		return nil
 	default:
 		return fmt.Errorf("unknown hint %.20q: use allocated or changed", h.Kind)
 	}
+}
+
+// HintsByKnown reports whether the known digests are what a hint is about and, the sink being scanned, nothing else needs.
+func (s *TaskSpec) HintsByKnown() bool {
+	return s.Hint != nil && s.Hint.Kind == HintChanged && s.Known && !slices.Contains(s.SinkTrusted(), TrustManifest)
 }
 
 // hintBytes is the memory that the hint's map takes in the delegate, decoded.
@@ -76,7 +88,7 @@ func (s *TaskSpec) hintBytes() int64 {
 	return s.Size / blockio.AllocationUnit / 8
 }
 
-// Decode makes a hint of it, for a disk of so many bytes. base is the manifest of the sink.
+// Decode makes a hint of it, for a disk of so many bytes. base is the manifest, of HintChanged.
 func (h *Hint) Decode(size int64, base transfer.Baseline) (*transfer.Hint, error) {
 	marked, err := blockio.ParseAllocationMap(h.Map, size)
 	if err != nil {

@@ -49,7 +49,7 @@ type sink struct {
 	peer     control.Peer
 	conn     *netproto.Conn // once met
 	trusted  control.Trusted
-	baseline *baseline // of TrustManifest and TrustKnown
+	baseline *baseline // of TrustManifest and TrustKnown, and of what only a hint needs
 	journal  *journal  // nil: none asked for
 
 	// Of the attempts so far; used by the task's goroutine.
@@ -97,10 +97,10 @@ func (t *task) newSink(peer control.Peer, trusted control.Trusted, records bool)
 		s.journal = newJournal()
 	}
 	patience := t.manager.options.OrchestratorWait
-	switch trusted {
-	case control.TrustManifest:
+	switch {
+	case trusted == control.TrustManifest:
 		s.baseline = newBaseline(newTable(t.geometry.Extents()), t.geometry, t.key, patience)
-	case control.TrustKnown:
+	case trusted == control.TrustKnown, t.spec.HintsByKnown():
 		s.baseline = newBaseline(t.known, t.geometry, t.key, patience)
 	}
 	return s
