@@ -18,7 +18,7 @@ const (
 	keyInstallation = prefix + "installation" // uuid of the installation that made the object
 	keyRun          = prefix + "run"          // id of the run that made it, or last committed it
 	keyKind         = prefix + "kind"
-	keyState        = prefix + "state"  // clean:<generation> or dirty:<generation>; replicas, restore points and their disks
+	keyState        = prefix + "state"  // clean:<generation> or dirty:<generation>; replicas, restore points, their disks, CBT bases
 	keySelf         = prefix + "self"   // uuid of the object itself
 	keySource       = prefix + "source" // uuid of the VM or VDI that it is a copy of
 	keyDisk         = prefix + "disk"   // userdevice of the disk
@@ -38,6 +38,7 @@ const (
 	KindSnapshot         Kind = "snapshot"      // of a source VM, for one run
 	KindSnapshotDisk     Kind = "snapshot-disk" // of a source VM's disk
 	KindClone            Kind = "clone"         // of a snapshot's disk, for one run
+	KindCBTBase          Kind = "cbt-base"      // a snapshot of a source VM's disk without its data, since which changes are tracked
 	KindSeed             Kind = "seed"          // a clone of a restore point's disk, for one run
 	KindReplica          Kind = "replica"
 	KindReplicaDisk      Kind = "replica-disk"
@@ -50,7 +51,7 @@ const (
 // Valid reports whether k is one of the kinds above.
 func (k Kind) Valid() bool {
 	return slices.Contains([]Kind{
-		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone, KindSeed,
+		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone, KindSeed, KindCBTBase,
 		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk, KindDiverged, KindDivergedDisk,
 	}, k)
 }

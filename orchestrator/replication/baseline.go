@@ -171,7 +171,7 @@ func (d *diskRun) compose(ctx context.Context, root manifest.Digest) error {
 	defer journal.Close()
 	c := state.Composition{
 		Replica: d.record.ID, Disk: d.plan.Disk, Base: d.base, Changes: journal.Records(),
-		Header: manifest.Header{Geometry: manifest.Geometry{Size: d.plan.Size}, Generation: d.generation},
+		Header: manifest.Header{Geometry: manifest.Geometry{Size: d.plan.Size}, Generation: d.generation, Assumed: d.cbt.assumed},
 	}
 	if d.plan.Baseline == BaselineZero {
 		c.Missing = manifest.MissingIsZero

@@ -47,10 +47,13 @@ func (r *run) commit(ctx context.Context) error {
 	if err := r.checkUnused(ctx, now); err != nil {
 		return err
 	}
+	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
+	if c.Bases, c.Objects, err = r.keepBases(ctx); err != nil {
+		return err
+	}
 	if err := r.saga.Keep(ctx, point...); err != nil {
 		return err
 	}
-	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
 	for _, d := range r.disks {
 		c.Manifests = append(c.Manifests, d.manifest)
 	}

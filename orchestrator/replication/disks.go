@@ -35,6 +35,8 @@ type diskRun struct {
 	readBackDone bool
 	received     atomic.Int64 // bytes that exports gave
 
+	cbt tracking
+
 	start   uint32      // extent from which the next transfer goes on
 	resumed bool        // an earlier transfer of this run may have written beyond it
 	before  report.Disk // what was counted in those transfers

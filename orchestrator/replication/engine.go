@@ -97,6 +97,8 @@ type Request struct {
 	NewMACs bool
 	// NamePattern names the replica VM; "{vm}" stands for the source's name. Empty: "{vm} (replica)".
 	NamePattern string
+	// CBT says whether the change tracking of the source's storage is used; empty: where it is to be had.
+	CBT CBT
 	// ReadBack says how much is read back before the commit; empty: a sample.
 	ReadBack ReadBack
 	// Seeds are other replicas in the target pool, by name or uuid. What a disk that this run makes has in common with their newest restore points is
@@ -121,6 +123,8 @@ func (r Request) validate() error {
 		return fmt.Errorf("replicating: unknown read-back %q: use none, sample or full", r.ReadBack)
 	case r.Method != "" && !r.Method.Valid():
 		return fmt.Errorf("replicating: unknown method %q: use enhanced or standard", r.Method)
+	case !r.CBT.Valid():
+		return fmt.Errorf("replicating: unknown use of change tracking %q: use on or off", r.CBT)
 	case !r.Direction.Valid():
 		return fmt.Errorf("replicating: unknown direction %q: use push or pull", r.Direction)
 	case !r.consistency().Valid():

@@ -132,7 +132,7 @@ func doChore(ctx context.Context, engine *replication.Engine, chore string, pool
 func (w *world) child(environment ...string) error {
 	w.Helper()
 	command := exec.CommandContext(w.Context(), os.Args[0])
-	command.Env = append(append(os.Environ(), childVariable+"="+w.dir), environment...)
+	command.Env = append(append(os.Environ(), childVariable+"="+w.dir, cbtVariable+"="+string(w.request.CBT)), environment...)
 	out, err := command.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
 		return nil

@@ -32,6 +32,9 @@ const consistencyVariable = "REPLICATION_TEST_CONSISTENCY"
 // revertVariable has it revert the replica to this restore point instead.
 const revertVariable = "REPLICATION_TEST_REVERT"
 
+// cbtVariable says whether it uses change tracking.
+const cbtVariable = "REPLICATION_TEST_CBT"
+
 // child replicates the VM of a world.
 func child(ctx context.Context, dir string) error {
 	store, err := statetest.Open(ctx, dir)
@@ -76,6 +79,7 @@ func child(ctx context.Context, dir string) error {
 	_, err = engine.Replicate(ctx, replication.Request{
 		Limit: limit, Source: pools["a"], Target: cmp.Or(pools["b"], pools["a"]), VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
 		Consistency: report.Consistency(os.Getenv(consistencyVariable)),
+		CBT:         replication.CBT(os.Getenv(cbtVariable)),
 	})
 	return errors.Join(err, errors.New("the child was to be killed before"))
 }
@@ -149,7 +153,7 @@ func (w *world) killWhen(what string, so func() bool, environment ...string) {
 func (w *world) killOnce(so func() bool, environment ...string) (killed bool, says string) {
 	w.Helper()
 	command := exec.CommandContext(w.Context(), os.Args[0])
-	command.Env = append(append(os.Environ(), childVariable+"="+w.dir), environment...)
+	command.Env = append(append(os.Environ(), childVariable+"="+w.dir, cbtVariable+"="+string(w.request.CBT)), environment...)
 	var told output
 	command.Stdout, command.Stderr = &told, &told
 	w.must(command.Start())

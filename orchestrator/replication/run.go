@@ -37,7 +37,9 @@ type run struct {
 	made        []state.Object // of the replica; kept once they may hold data
 	disks       []*diskRun
 	seeds       []*seedRun
-	samples     int64 // of each disk that were read back
+	snapshot    xapi.Ref        // of the source VM
+	bases       []state.CBTBase // that the last commit left
+	samples     int64           // of each disk that were read back
 	delegates   delegates
 	retired     int64 // control bytes of delegates that were replaced
 	resumed     bool  // delegates were replaced, or the run of a dead process goes on
@@ -234,6 +236,7 @@ func (r *run) finish(ctx context.Context, failure error) (report.Run, error) {
 		r.report.event("left-behind", "not everything that the run made could be removed, recovery tries it again: %v", err)
 		r.tenure.left = true
 	}
+	r.tidyBases(ctx)
 	if failure == nil {
 		r.noteUtilisation(ctx)
 		_ = r.engine.step("prune", func() error { r.prune(ctx); return nil })

@@ -20,6 +20,12 @@ func (r *run) mark(ctx context.Context, api xapi.API, class string, ref xapi.Ref
 // the snapshot's disks themselves.
 func (r *run) prepareSource(ctx context.Context) error {
 	api := r.source.API
+	if err := r.readBases(ctx); err != nil {
+		return err
+	}
+	if err := r.trackChanges(ctx); err != nil {
+		return err
+	}
 	ref, object, err := create(ctx, r.saga, creation{
 		pool: r.source, class: classVM, kind: replica.KindSnapshot, origin: r.vm.UUID,
 		call: func(ctx context.Context, name string, creating maker) (ref xapi.Ref, err error) {
@@ -33,6 +39,7 @@ func (r *run) prepareSource(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.snapshot = ref
 	err = r.mark(ctx, api, classVM, ref, replica.Marker{Kind: replica.KindSnapshot, Self: object.UUID, Source: r.vm.UUID})
 	if err != nil {
 		return err
@@ -54,7 +61,7 @@ func (r *run) prepareSource(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return r.askChanged(ctx)
 }
 
 // checkDisks makes sure that the snapshot has the disks that were planned for.
@@ -74,6 +81,7 @@ func (r *run) checkDisks(disks []heldDisk) error {
 // cloneDisk marks a disk of the snapshot and clones it, unless its pool is to read it.
 func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 	api := r.source.API
+	d.cbt.ref, d.cbt.uuid = from.ref, from.vdi.UUID
 	err := r.mark(ctx, api, classVDI, from.ref, replica.Marker{
 		Kind: replica.KindSnapshotDisk, Self: from.vdi.UUID, Source: d.plan.SourceVDI, Disk: d.plan.Disk,
 	})

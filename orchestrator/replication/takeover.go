@@ -127,6 +127,9 @@ func (r *run) findMade(ctx context.Context, objects []state.Object) (why string,
 		switch replica.Kind(o.Kind) {
 		case replica.KindSnapshot:
 			snapshot = true
+			if r.snapshot, err = xapi.GetByUUID(ctx, r.source.API, classVM, o.UUID); err != nil && !xapi.IsCode(err, codeUUIDInvalid) {
+				return "", err
+			}
 		case replica.KindReplica, replica.KindReplicaDisk:
 			r.made = append(r.made, o)
 		case replica.KindClone:
@@ -156,10 +159,24 @@ func (r *run) findClone(ctx context.Context, o state.Object) error {
 	marker, owner, _ := replica.Read(r.store.Installation().UUID, vdi.UUID, vdi.OtherConfig) // a malformed marker is one that was not finished
 	for _, d := range r.disks {
 		if owner == replica.Ours && marker.Run == r.id && marker.Disk == d.plan.Disk {
-			d.clone = ref
+			d.clone, d.cbt.uuid = ref, marker.Source
 		}
 	}
 	return nil
+}
+
+// takeUpTracking finds what change tracking was about in the dead run, and asks again.
+func (r *run) takeUpTracking(ctx context.Context) error {
+	for _, d := range r.disks {
+		var err error
+		if d.cbt.ref, err = xapi.GetByUUID(ctx, r.source.API, classVDI, d.cbt.uuid); err != nil {
+			return fmt.Errorf("disk %s of the source's snapshot: %w", d.plan.Disk, err)
+		}
+	}
+	if err := r.readBases(ctx); err != nil {
+		return err
+	}
+	return r.askChanged(ctx)
 }
 
 // goOn carries a run that was taken over to its commit. Delegates of the dead process are replaced: what they have done since is
@@ -170,6 +187,9 @@ func (r *run) goOn(ctx context.Context) error {
 		return err
 	}
 	r.report.phase(report.PhaseSpawn)
+	if err := r.takeUpTracking(ctx); err != nil {
+		return err
+	}
 	objects, err := r.store.Objects(ctx, r.id)
 	if err != nil {
 		return err

@@ -116,11 +116,15 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 	key := d.store.Installation().DigestKey.ID()
 	common := control.TaskSpec{ID: d.id + "." + d.plan.Disk, Size: d.plan.Size, KeyID: key, Start: d.start}
 	common.Tuning.Parallel = min(len(d.disks), parallelDisks)
+	hint, err := d.hint()
+	if err != nil {
+		return nil, err
+	}
 	trusted := map[Baseline]control.Trusted{BaselineZero: control.TrustZero, BaselineManifest: control.TrustKnown}[d.plan.Baseline]
 	t := &transferRun{diskRun: d, done: make(chan struct{}), started: time.Now()}
 	if d.delegates.shared() {
 		spec := common
-		spec.Kind, spec.Device, spec.Target = control.KindCopy, d.sourceNumber, d.targetNumber
+		spec.Kind, spec.Device, spec.Target, spec.Hint = control.KindCopy, d.sourceNumber, d.targetNumber, hint
 		spec.Generation, spec.Trusted, spec.Records, spec.Known, spec.Resumed = d.generation, trusted, true, d.known != nil, d.resumed
 		t.sender = &end{delegate: d.delegates.source, spec: spec}
 		t.receiver, t.reporter = t.sender, t.sender
@@ -132,7 +136,7 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 	}
 	common.ResumeSeconds = int(d.engine.resumeWindow().Seconds())
 	send, receive := common, common
-	send.Kind, send.Device = control.KindSend, d.sourceNumber
+	send.Kind, send.Device, send.Hint, send.Known = control.KindSend, d.sourceNumber, hint, hint != nil
 	receive.Kind, receive.Device, receive.Generation, receive.Resumed = control.KindReceive, d.targetNumber, d.generation, d.resumed
 	if trusted != control.TrustNone {
 		receive.Trusted = control.TrustPeer
@@ -147,7 +151,6 @@ func (d *diskRun) newTransfer() (*transferRun, error) {
 		sink.Address, dialled = "", receive.Peer
 	}
 	if d.engine.line != nil {
-		var err error
 		if dialled.Address, err = d.engine.line(dialled.Address); err != nil {
 			return nil, err
 		}
@@ -193,7 +196,7 @@ func (t *transferRun) run(ctx context.Context) error {
 	}
 	var helpers, watchers sync.WaitGroup
 	helpers.Go(func() { fail(t.drain(drain)) })
-	if t.sender.spec.SinkTrusted()[0] == control.TrustKnown {
+	if t.sender.spec.SinkTrusted()[0] == control.TrustKnown || t.sender.spec.HintsByKnown() {
 		helpers.Go(func() { fail(t.serveWanted(work)) })
 	}
 	for _, e := range t.ends() {
@@ -208,6 +211,7 @@ func (t *transferRun) run(ctx context.Context) error {
 		defer time.AfterFunc(cancelTimeout, stopDrain).Stop()
 	}
 	helpers.Wait()
+	t.noteHint()
 	if failure == nil {
 		failure = context.Cause(work) // a helper failed at the very end
 	}

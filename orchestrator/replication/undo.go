@@ -20,7 +20,7 @@ var ErrStranger = errors.New("not what the run made: left alone")
 // Undoers gives what a saga needs to remove everything that a run makes in these pools, delegates among it, from the record
 // alone. It removes no VM that has run, no disk that another VM holds, and nothing that a later run has taken over.
 func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
-	u := undoer{installation: store.Installation().UUID, pools: map[string]*delegate.Pool{}}
+	u := undoer{installation: store.Installation().UUID, store: store, pools: map[string]*delegate.Pool{}}
 	for _, p := range pools {
 		u.pools[p.Inventory.UUID] = p
 	}
@@ -30,6 +30,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 		string(replica.KindDiverged):     u.removeSnapshot, // of a run that did not keep it
 		string(replica.KindClone):        u.removeDisk,
 		string(replica.KindSeed):         u.removeDisk,
+		string(replica.KindCBTBase):      u.removeBase,
 		string(replica.KindReplicaDisk):  u.removeDisk,
 		string(replica.KindScratch):      u.removeDisk,
 		string(replica.KindReplica):      u.removeReplica,
@@ -41,6 +42,7 @@ func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 
 type undoer struct {
 	installation string
+	store        *state.Store
 	pools        map[string]*delegate.Pool
 }
 

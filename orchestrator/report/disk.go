@@ -90,6 +90,9 @@ type Disk struct {
 	Cause    string `json:"cause,omitempty"`    // why the mode is what it is
 	Untested string `json:"untested,omitempty"` // a rung that could not be tested, or not yet
 
+	// Hinted is how many bytes change tracking said are to be read, and what is in doubt with them; 0: everything was.
+	Hinted int64 `json:"hinted,omitempty"`
+
 	Counters
 	Duration time.Duration           `json:"duration_ns"`       // wall time of the transfer, of all attempts together
 	Busy     map[Stage]time.Duration `json:"busy_ns,omitempty"` // time each stage was at work, in the mean of its workers; of all attempts

@@ -46,6 +46,10 @@ type Commit struct {
 	PoolTime   time.Time // by the target pool's clock, against which the times of VM starts are held
 	Manifests  []Manifest
 	Samples    int64 // how many samples were read back in this run
+	// Bases are what the changes of the source's disks are tracked since from now on, and Objects what they were recorded as by the run,
+	// which keeps these. The bases before them become objects of the run, which it removes.
+	Bases   []CBTBase
+	Objects []Object
 }
 
 // SetClean commits a run in one transaction: every disk of the replica turns clean with the generation and gets its new
@@ -72,6 +76,14 @@ func (s *Store) SetClean(ctx context.Context, replica string, c Commit) error {
 		}
 		if _, err = tx.ExecContext(ctx, `DELETE FROM journal_segments WHERE replica = ?`, replica); err != nil {
 			return err
+		}
+		if err := replaceBases(ctx, tx, replica, c.Bases); err != nil {
+			return err
+		}
+		for _, o := range c.Objects {
+			if _, err := tx.ExecContext(ctx, `UPDATE objects SET status = ? WHERE run = ? AND sequence = ?`, ObjectKept, o.Run, o.Sequence); err != nil {
+				return err
+			}
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE replicas SET last_commit = ?, samples = samples + ? WHERE id = ?`,
 			timeText(c.PoolTime), c.Samples, replica)

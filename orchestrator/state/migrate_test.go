@@ -26,6 +26,8 @@ ALTER TABLE replica_disks DROP COLUMN utilisation;
 ALTER TABLE replica_disks DROP COLUMN foreign_writes;
 ALTER TABLE journal_segments DROP COLUMN reach;
 ALTER TABLE journal_segments DROP COLUMN kept;
+DROP TABLE cbt_bases;
+DROP TABLE cbt_tracked;
 DROP TABLE job_runs;
 DROP TABLE jobs;
 CREATE TABLE old_runs (
