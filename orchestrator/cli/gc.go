@@ -22,6 +22,8 @@ type collected struct {
 	Runs    []recoveredRun `json:"runs"`
 	Reverts []openRevert   `json:"reverts"` // that a dry run found unfinished; gc finishes them
 	JobRuns []abandonedRun `json:"job_runs"`
+	// Bases are what changes of disks had been tracked since, for replicas that are no more.
+	Bases []replication.CollectedBase `json:"bases"`
 }
 
 // recoveredRun is a run that 'gc' has cleaned up after, or could not.
@@ -63,7 +65,8 @@ func (a *app) gc() *cobra.Command {
 	c := &cobra.Command{
 		Use: "gc [--dry-run]", Short: "Clean up after runs whose process died", Args: cobra.NoArgs,
 		Long: `Ends the runs whose process on this machine is dead, and removes the delegates, snapshots and clones that their
-records name. Nothing else is ever removed.
+records name; and what changes of disks had been tracked since, where it bears our marker and no replica names it any
+more. Nothing else is ever removed.
 Such a run cannot go on then, as 'replicate' would have it.
 A job's run whose process is dead is told only while 'job run' can go on with it, and ended when six hours have passed.
 A pool that does not answer keeps what was left in it; the next gc tries again.`,
@@ -110,6 +113,8 @@ func collect(ctx context.Context, engine *replication.Engine, pools []*delegate.
 			done.Runs = append(done.Runs, run)
 		}
 	}
+	bases, lost := engine.CollectBases(ctx, dry, pools...)
+	done.Bases, failure = bases, errors.Join(failure, lost)
 	abandoned, err := runner.EndAbandoned(ctx, engine.Store, replication.DefaultResumeWindow, dry)
 	for _, r := range abandoned {
 		done.JobRuns = append(done.JobRuns, abandonedRun{Run: r.Run.ID, Job: r.Run.JobName, Until: r.Until.UTC(), Ended: r.Over})
@@ -126,7 +131,7 @@ func removedObjects(objects []state.Object) []removedObject {
 }
 
 func writeCollected(w *strings.Builder, c collected) {
-	if len(c.Runs)+len(c.Reverts)+len(c.JobRuns) == 0 {
+	if len(c.Runs)+len(c.Reverts)+len(c.JobRuns)+len(c.Bases) == 0 {
 		fmt.Fprintln(w, "nothing to clean up")
 	}
 	verb, ended := "removed", "ended"
@@ -147,6 +152,9 @@ func writeCollected(w *strings.Builder, c collected) {
 	}
 	for _, r := range c.Reverts {
 		fmt.Fprintf(w, "replica %s: would finish the revert to restore point %s\n", r.Replica, r.RestorePoint)
+	}
+	for _, b := range c.Bases {
+		fmt.Fprintf(w, "pool %s: %s VDI %s, since which changes were tracked for no replica that is known\n", b.Pool, verb, b.UUID)
 	}
 	for _, r := range c.JobRuns {
 		if r.Ended {

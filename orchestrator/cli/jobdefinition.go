@@ -34,6 +34,7 @@ func writeDefinition(w *strings.Builder, d job.Definition, poolName func(uuid st
 		[2]string{"trust", choice(o.Trust, "the destination is trusted where the evidence allows", "every run scans the replica")},
 		[2]string{"a replica is there", choice(o.KeepTarget, "the run fails", "it is brought up to date")},
 		[2]string{"MAC addresses", choice(o.NewMACs, "new ones", "those of the source")},
+		[2]string{"change tracking", choice(o.CBT == "off", "off", "used where it is to be had")},
 		[2]string{"read back", cmp.Or(o.ReadBack, "sample")},
 		[2]string{"consistency", choice(o.Consistency == report.ConsistencyPaused, "VMs that run are paused while they are snapshotted", "disk")},
 		[2]string{"limit", limitText(o.Limit)},

@@ -60,6 +60,8 @@ func addJobFlags(c *cobra.Command) *jobFlags {
 			d.Options.Consistency = report.Consistency(consistency)
 			return nil
 		})
+	f.text("cbt", "whether the change tracking of the source's storage spares reading: `on`, where it is to be had, or off; else on",
+		func(d *job.Definition, use string) error { d.Options.CBT = use; return nil })
 	f.text("limit", "how fast each VM's delegate may send, by the orchestrator's hours: `RULES` such as '20MB/s 08:00-18:00,50MB/s'",
 		func(d *job.Definition, rules string) (err error) {
 			d.Options.Limit, err = ratelimit.Parse(rules)

@@ -22,7 +22,7 @@ func fullJob() job.Definition {
 		VMs:     []job.Selector{{Pattern: "web-*"}, {Tag: "gold"}, {Name: "web-1, old", Exclude: true}},
 		DiskSRs: map[string]string{"1": "fast", "10": "slow", "2": "fast"}, Networks: map[string]string{"lan": "lan-dr"}, NamePattern: "{vm}-dr",
 		Options: job.Options{
-			Method: report.Standard, Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full", Consistency: report.ConsistencyPaused,
+			Method: report.Standard, Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, CBT: "off", ReadBack: "full", Consistency: report.ConsistencyPaused,
 			Limit:     ratelimit.Schedule{{BytesPerSecond: 20e6, From: 8 * 60, To: 18 * 60}, {BytesPerSecond: 50e6}},
 			Retention: 5, RequireRestorePoint: true, DropVTPM: true, Parallel: 4,
 		},
@@ -33,7 +33,7 @@ func fullJob() job.Definition {
 var fullFlags = []string{
 	"--from", "east", "--to", "west", "--sr", "backup", "--vm", "web-*", "--vm", "tag:gold", "--exclude", "web-1, old",
 	"--disk-sr", "1=fast,2=fast", "--disk-sr", "10=slow", "--network", "lan=lan-dr", "--name-pattern", "{vm}-dr", "--method", "standard", "--direction", "pull", "--trust",
-	"--overwrite=false", "--new-macs", "--verify", "full", "--consistency", "paused", "--limit", "20MB/s 08:00-18:00,50MB/s", "--retention", "5", "--require-restore-point",
+	"--overwrite=false", "--new-macs", "--verify", "full", "--consistency", "paused", "--cbt", "off", "--limit", "20MB/s 08:00-18:00,50MB/s", "--retention", "5", "--require-restore-point",
 	"--drop-vtpm", "--parallel", "4",
 }
 

@@ -135,7 +135,7 @@ func (a *app) replicaResync() *cobra.Command {
 		Use: "resync VM|ID", Short: "Let the next run overwrite a replica that has diverged", Args: cobra.ExactArgs(1),
 		Long: "Keeps the replica as somebody left it in a snapshot that no retention removes, and ends its hold: the next run scans\nthe replica and brings it up to date. The replica must be shut down, and no other VM may hold its disks.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.decide(c.Context(), args[0], func(ctx context.Context, e *replication.Engine, id string, target *delegate.Pool) (report.Run, error) {
+			return a.decide(c.Context(), args[0], func(ctx context.Context, e *replication.Engine, id string, target, _ *delegate.Pool) (report.Run, error) {
 				return e.Resync(ctx, replication.ResyncRequest{Replica: id, Target: target})
 			})
 		},
@@ -152,8 +152,8 @@ func (a *app) replicaDetach() *cobra.Command {
 			if forget {
 				return a.forgetReplica(c.Context(), args[0])
 			}
-			return a.decide(c.Context(), args[0], func(ctx context.Context, e *replication.Engine, id string, target *delegate.Pool) (report.Run, error) {
-				return e.Detach(ctx, replication.DetachRequest{Replica: id, Target: target, RemoveRestorePoints: remove})
+			return a.decide(c.Context(), args[0], func(ctx context.Context, e *replication.Engine, id string, target, source *delegate.Pool) (report.Run, error) {
+				return e.Detach(ctx, replication.DetachRequest{Replica: id, Target: target, Source: source, RemoveRestorePoints: remove})
 			})
 		},
 	}
@@ -187,8 +187,8 @@ func (a *app) forgetReplica(ctx context.Context, name string) error {
 	})
 }
 
-// decide carries out what an administrator has chosen for a replica.
-func (a *app) decide(ctx context.Context, name string, do func(context.Context, *replication.Engine, string, *delegate.Pool) (report.Run, error)) error {
+// decide carries out what an administrator has chosen for a replica. The source's pool is nil when it does not answer.
+func (a *app) decide(ctx context.Context, name string, do func(ctx context.Context, e *replication.Engine, id string, target, source *delegate.Pool) (report.Run, error)) error {
 	s, err := a.session(ctx)
 	if err != nil {
 		return err
@@ -202,7 +202,11 @@ func (a *app) decide(ctx context.Context, name string, do func(context.Context, 
 	if err != nil {
 		return err
 	}
-	run, err := do(ctx, &replication.Engine{Store: s.store, Log: a.logger(a.stderr)}, found.ID, target)
+	var source *delegate.Pool
+	if answering, _ := s.all(ctx, []string{found.VM.PoolUUID}); len(answering) > 0 {
+		source = answering[0]
+	}
+	run, err := do(ctx, &replication.Engine{Store: s.store, Log: a.logger(a.stderr)}, found.ID, target, source)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type replicateFlags struct {
 	direction   string
 	verify      string
 	consistency string
+	cbt         string
 	networks    map[string]string
 	limit       string
 	dryRun      bool
@@ -61,6 +62,10 @@ func (a *app) replicate() *cobra.Command {
 			if !f.request.Consistency.Valid() {
 				return usagef("--consistency %s: it is disk or paused", f.consistency)
 			}
+			f.request.CBT = replication.CBT(f.cbt)
+			if !f.request.CBT.Valid() {
+				return usagef("--cbt %s: it is on or off", f.cbt)
+			}
 			f.request.NetworkMap = f.networks
 			limit, err := ratelimit.Parse(f.limit)
 			if err != nil {
@@ -81,6 +86,8 @@ func (a *app) replicate() *cobra.Command {
 	flags.StringVar(&f.verify, "verify", string(replication.ReadBackSample),
 		"what of the replica is read back before the commit: none, a `sample` (all of it within 32 runs) or full")
 	flags.StringVar(&f.consistency, "consistency", string(report.ConsistencyDisk), "how the disks of a VM that runs are snapshotted: `disk` after disk, or with the VM paused meanwhile")
+	flags.StringVar(&f.cbt, "cbt", string(replication.CBTOn),
+		"whether the change tracking of the source's storage spares reading: `on`, where it is to be had, or off, which removes what was kept for it")
 	flags.BoolVar(&f.request.OverwriteTarget, "overwrite", true, "bring an existing replica up to date; with =false it is an error that there is one")
 	flags.IntVar(&f.request.Retention, "retention", replication.DefaultRetention, "how many restore points are kept, 1 to 16; those that are pinned count for nothing")
 	flags.BoolVar(&f.request.RequireRestorePoint, "require-restore-point", false, "fail before anything is written when no new restore point could be made, instead of keeping the last one")

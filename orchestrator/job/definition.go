@@ -45,6 +45,7 @@ type Options struct {
 	// KeepTarget refuses a replica that is there already ('overwrite target' off).
 	KeepTarget bool               `json:"keep_target,omitempty"`
 	NewMACs    bool               `json:"new_macs,omitempty"`
+	CBT        string             `json:"cbt,omitempty"`       // change tracking of the source's storage: on, where it is to be had, or off; empty: on
 	ReadBack   string             `json:"read_back,omitempty"` // none, sample or full; empty: sample
 	Limit      ratelimit.Schedule `json:"limit,omitempty"`     // of each VM run
 	Retention  int                `json:"retention,omitempty"` // restore points; 0: DefaultRetention
@@ -200,6 +201,11 @@ func (o Options) validate() error {
 	}
 	if o.Consistency != "" && !o.Consistency.Valid() {
 		errs = append(errs, fmt.Errorf("consistency %q: it is disk or paused", o.Consistency))
+	}
+	switch o.CBT {
+	case "", "on", "off":
+	default:
+		errs = append(errs, fmt.Errorf("change tracking %q: it is on or off", o.CBT))
 	}
 	switch o.ReadBack {
 	case "", "none", "sample", "full":

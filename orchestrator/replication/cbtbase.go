@@ -163,15 +163,47 @@ func (u undoer) orphans(ctx context.Context, pool *delegate.Pool) (found []xapi.
 	return slices.DeleteFunc(found, func(ref xapi.Ref) bool { return used[pool.Inventory.VDIs[ref].UUID] }), err
 }
 
-// collectBases removes the bases of a pool that nobody names any more, and ends the tracking that was switched on by us and that
-// nobody needs. It tells what it removed.
-func collectBases(ctx context.Context, store *state.Store, pool *delegate.Pool) (removed []string, failure error) {
+// CollectedBase is a base that no replica names.
+type CollectedBase struct {
+	Pool string `json:"pool"` // uuid
+	UUID string `json:"uuid"`
+}
+
+// CollectBases removes the bases in these pools that no replica names any more, and ends the tracking of disks that was switched on by us
+// and that nobody needs: their replica was forgotten, or the state database was restored. In a dry run it changes nothing. It returns
+// what it removed, or would; the error joins what could not be done.
+func (e *Engine) CollectBases(ctx context.Context, dry bool, pools ...*delegate.Pool) ([]CollectedBase, error) {
+	var fresh []*delegate.Pool // a view from before runs were recovered would have what these removed
+	for _, p := range pools {
+		pool := *p
+		pool.Inventory = nil
+		fresh = append(fresh, &pool)
+	}
+	answering, failure := load(ctx, fresh)
+	all := []CollectedBase{}
+	for _, pool := range answering {
+		removed, err := collectBases(ctx, e.Store, pool, dry)
+		for _, uuid := range removed {
+			all = append(all, CollectedBase{Pool: pool.Inventory.UUID, UUID: uuid})
+		}
+		failure = errors.Join(failure, err)
+	}
+	return all, failure
+}
+
+// collectBases is CollectBases for one pool, as it was when it was looked at.
+func collectBases(ctx context.Context, store *state.Store, pool *delegate.Pool, dry bool) (removed []string, failure error) {
 	u := undoer{installation: store.Installation().UUID, store: store}
 	orphans, err := u.orphans(ctx, pool)
 	if err != nil {
 		return nil, err
 	}
 	for _, ref := range orphans {
+		known := pool.Inventory.VDIs[ref]
+		if dry {
+			removed = append(removed, known.UUID)
+			continue
+		}
 		vdi, err := xapi.GetRecord[xapi.VDI](ctx, pool.API, classVDI, ref)
 		if xapi.IsGone(err, ref) {
 			continue
@@ -180,10 +212,13 @@ func collectBases(ctx context.Context, store *state.Store, pool *delegate.Pool) 
 			err = xapi.UnlessGone(ctx, pool.API, classVDI, ref, u.destroyBase(ctx, pool.API, ref, vdi))
 		}
 		if err != nil {
-			failure = errors.Join(failure, fmt.Errorf("base %s: %w", pool.Inventory.VDIs[ref].UUID, err))
+			failure = errors.Join(failure, fmt.Errorf("base %s: %w", known.UUID, err))
 			continue
 		}
-		removed = append(removed, vdi.UUID)
+		removed = append(removed, known.UUID)
+	}
+	if dry {
+		return removed, failure
 	}
 	return removed, errors.Join(failure, endTracking(ctx, store, pool, nil))
 }
@@ -233,7 +268,7 @@ func (r *run) tidyBases(ctx context.Context) {
 			named = append(named, d.plan.SourceVDI)
 		}
 	}
-	removed, err := collectBases(ctx, r.store, r.source)
+	removed, err := collectBases(ctx, r.store, r.source, false)
 	for _, uuid := range removed {
 		r.report.event(causeCBTOrphan, "VDI %s, since which changes had been tracked for a replica that does not name it, was removed", uuid)
 	}

@@ -16,6 +16,8 @@ import (
 type DetachRequest struct {
 	Replica string         // id
 	Target  *delegate.Pool // where the replica is
+	// Source is where its VM is: what changes were tracked since for the replica is removed there. Nil: CollectBases removes it later.
+	Source *delegate.Pool
 	// RemoveRestorePoints removes them with their disks; else they stay, as snapshots of the VM. What Resync has kept stays always.
 	RemoveRestorePoints bool
 }
@@ -39,7 +41,13 @@ func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run,
 				return err
 			}
 		}
-		return c.store.ForgetReplica(ctx, c.record.ID)
+		if err := c.store.ForgetReplica(ctx, c.record.ID); err != nil || request.Source == nil {
+			return err
+		}
+		if _, err := e.CollectBases(ctx, false, request.Source); err != nil {
+			c.event("left-behind", "what changes were tracked since for the replica is still there, 'understudy gc' removes it: %v", err)
+		}
+		return nil
 	})
 	if err != nil {
 		err = fmt.Errorf("detaching replica %s: %w", request.Replica, err)

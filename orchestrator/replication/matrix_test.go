@@ -32,7 +32,7 @@ type matrix struct {
 // changes a pool, with both.
 func TestKillMatrix(t *testing.T) {
 	m := &matrix{world: newWorld(t, layout{sizes: []int64{4 * mib, 4 * mib}}), seen: map[string]int{}}
-	m.request.Trust = true
+	m.request.Trust, m.request.CBT = true, replication.CBTOn
 	m.first()
 	m.replications()
 	m.pauses()
@@ -57,7 +57,7 @@ const (
 	committed  = "had committed"
 )
 
-var objectCalls = regexp.MustCompile(`: (VM\.(snapshot|clone|create|destroy|revert)|VDI\.(clone|create|destroy)) 1$`)
+var objectCalls = regexp.MustCompile(`: (VM\.(snapshot|clone|create|destroy|revert)|VDI\.(clone|create|destroy|data_destroy)) 1$`)
 
 // each has check, for every border that is taken, kill a child there, restart by gc or by the next run, and tell the outcome.
 func (m *matrix) each(run string, borders []string, check func(border string, gc bool) string) {
@@ -77,6 +77,9 @@ func (m *matrix) each(run string, borders []string, check func(border string, gc
 		for _, gc := range ways {
 			then := map[bool]string{false: "again", true: "gc"}[gc]
 			outcome := check(border, gc)
+			if bases := m.cbtBases(); len(bases) > len(m.vm.VDIs) {
+				m.Errorf("%d disks of the source have %d bases", len(m.vm.VDIs), len(bases))
+			}
 			when, step, _ := strings.Cut(border, " ")
 			m.tell(run, when, step, then, outcome)
 		}
@@ -99,6 +102,9 @@ func (m *matrix) recover() {
 	m.Helper()
 	if _, err := m.engine.Recover(m.Context(), m.a, m.b); err != nil {
 		m.Errorf("gc: %v", err)
+	}
+	if _, err := m.engine.CollectBases(m.Context(), false, m.a, m.b); err != nil {
+		m.Errorf("gc of bases: %v", err)
 	}
 	if pending := m.pendingRuns(); len(pending) != 0 {
 		m.Errorf("after gc %v are pending", pending)

@@ -14,18 +14,21 @@ import (
 
 // Row is one line of the table: the counters of one disk in one run.
 type Row struct {
-	Disk   string  `json:"disk"`
-	Run    string  `json:"run"` // the label given to Rows
-	Size   int64   `json:"size"`
-	Read   int64   `json:"read"` // from the source
-	Same   int64   `json:"same"`
-	Zero   int64   `json:"zero"`
-	Copied int64   `json:"copied"`
-	Sent   int64   `json:"sent"`
-	Spared int64   `json:"spared"`
-	Wire   int64   `json:"wire"`
-	Ratio  float64 `json:"ratio"` // Size ÷ Wire: bytes brought up to date for one byte on the line; 0 when nothing was on it
-	Time   float64 `json:"time_s"`
+	Disk   string `json:"disk"`
+	Run    string `json:"run"` // the label given to Rows
+	Size   int64  `json:"size"`
+	Read   int64  `json:"read"` // from the source
+	Same   int64  `json:"same"`
+	Zero   int64  `json:"zero"`
+	Copied int64  `json:"copied"`
+	Sent   int64  `json:"sent"`
+	Spared int64  `json:"spared"`
+	Wire   int64  `json:"wire"`
+	// Assumed was not read, as change tracking had it; Hinted is what that said was to be read.
+	Assumed int64   `json:"assumed,omitempty"`
+	Hinted  int64   `json:"hinted,omitempty"`
+	Ratio   float64 `json:"ratio"` // Size ÷ Wire: bytes brought up to date for one byte on the line; 0 when nothing was on it
+	Time    float64 `json:"time_s"`
 	// Bottleneck says in words how busy each stage was.
 	Bottleneck string `json:"bottleneck,omitempty"`
 }
@@ -39,7 +42,7 @@ func Rows(label string, run Run) []Row {
 	for _, d := range run.Disks {
 		row := Row{
 			Disk: d.Disk, Run: label, Size: d.LogicalSize, Read: d.Read, Same: d.Same, Zero: d.Zero,
-			Copied: d.Copied, Sent: d.Sent, Spared: d.Spared, Wire: d.Wire, Time: d.Duration.Seconds(), Bottleneck: d.Bottleneck,
+			Copied: d.Copied, Sent: d.Sent, Spared: d.Spared, Wire: d.Wire, Assumed: d.Assumed, Hinted: d.Hinted, Time: d.Duration.Seconds(), Bottleneck: d.Bottleneck,
 		}
 		if d.Wire > 0 {
 			row.Ratio = float64(d.LogicalSize) / float64(d.Wire)
@@ -58,6 +61,9 @@ func WriteTable(w io.Writer, rows []Row) error {
 			r.Disk, r.Run, size(r.Size), size(r.Read), size(r.Same), size(r.Zero),
 			size(r.Copied), size(r.Sent), size(r.Spared), size(r.Wire), ratio(r.Ratio), seconds(r.Time),
 		})
+		if r.Assumed > 0 {
+			below = append(below, fmt.Sprintf("disk %s, run %s: %s were not read but assumed, as change tracking has them; the root is true as far as that is", r.Disk, r.Run, size(r.Assumed)))
+		}
 		if r.Bottleneck != "" {
 			below = append(below, fmt.Sprintf("disk %s, run %s: %s", r.Disk, r.Run, r.Bottleneck))
 		}

@@ -82,7 +82,7 @@ func (l *look) request(vm, jobRun string) replication.Request {
 	return replication.Request{
 		Source: l.source, Target: l.target, VM: vm, SR: d.SR, DiskSRs: d.DiskSRs, Method: d.Options.Method, Direction: direction, Trust: d.Options.Trust,
 		OverwriteTarget: !d.Options.KeepTarget, NetworkMap: d.Networks, NewMACs: d.Options.NewMACs, NamePattern: d.NamePattern,
-		ReadBack: replication.ReadBack(d.Options.ReadBack), Limit: d.Options.Limit, JobRun: jobRun,
+		CBT: replication.CBT(d.Options.CBT), ReadBack: replication.ReadBack(d.Options.ReadBack), Limit: d.Options.Limit, JobRun: jobRun,
 		Retention: d.Options.Retention, RequireRestorePoint: d.Options.RequireRestorePoint, DropVTPM: d.Options.DropVTPM,
 		Consistency: d.Options.Consistency,
 	}

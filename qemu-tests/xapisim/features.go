@@ -2,6 +2,7 @@ package xapisim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,9 @@ var features = map[string]string{
 }
 
 func positive(flag string) bool { return strings.HasPrefix(flag, "enable_") }
+
+// Features lists the names of all licence features.
+func Features() []string { return slices.Sorted(maps.Keys(features)) }
 
 // Restrict takes another licence: one that lacks these features, by name ("CBT", "Checkpoint", "VM_start"), and has all
 // others.
