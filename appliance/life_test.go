@@ -1,6 +1,7 @@
 package appliance_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -77,6 +78,30 @@ func TestPowerOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.expectOrderedEnd("run 17 is over")
+}
+
+// TestPowerOffAtOnce: a connection that nobody has called on is not waited for. A machine that is busy may take longer once, so that one
+// of a few ends must be quick; with a wait none is.
+func TestPowerOffAtOnce(t *testing.T) {
+	var took time.Duration
+	for range 5 {
+		d := launch(t)
+		unused, err := tls.Dial("tcp", d.address, d.orchestrator.ClientTLS(d.identity.Fingerprint, control.ALPN))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unused.Close()
+		time.Sleep(50 * time.Millisecond) // it is accepted by now
+		if err := d.PowerOff(t.Context(), "run 18 is over"); err != nil {
+			t.Fatal(err)
+		}
+		answered := time.Now()
+		d.expectOrderedEnd("run 18 is over")
+		if took = time.Since(answered); took < appliance.AnswerGrace {
+			return
+		}
+	}
+	t.Errorf("the end took %v: it waited for a connection without a call", took)
 }
 
 func (d *delegate) expectOrderedEnd(cause string) {

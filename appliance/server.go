@@ -17,20 +17,25 @@ import (
 	"github.com/understudy-dr/understudy/appliance/control"
 )
 
+// answerGrace is how long answers that are being written have when the delegate ends.
+const answerGrace = 500 * time.Millisecond
+
 // server is the control API. The client in package control says what each call means.
 type server struct {
 	*runner
-	http *http.Server
+	http    *http.Server
+	answers *answers
 }
 
 func newServer(r *runner) *server {
-	s := &server{runner: r}
+	s := &server{runner: r, answers: newAnswers()}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: handshakeTimeout,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelWarn),
+		ConnState:         s.answers.note,
 	}
 	return s
 }
@@ -47,11 +52,8 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	})
 	err := d.run(ctx, l)
 	// Long polls end with ctx; an answer that is being written, such as that to poweroff, has a moment to go out.
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
-	defer cancel()
-	if s.http.Shutdown(grace) != nil {
-		_ = s.http.Close() // whoever is still reading has had its chance
-	}
+	s.answers.await(answerGrace)
+	_ = s.http.Close() // whoever is still reading has had its chance
 	serving.Wait()
 	return err
 }
