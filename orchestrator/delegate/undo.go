@@ -68,7 +68,7 @@ func (r remover) remove(ctx context.Context, o state.Object) error {
 	if err != nil || claimed == stranger {
 		return err
 	}
-	err = r.halt(ctx, ref)
+	err = Halt(ctx, r.pool.API, ref)
 	if err == nil {
 		err = r.removeDisk(ctx, o, ref, claimed)
 	}
@@ -150,9 +150,9 @@ func Halt(ctx context.Context, pool *Pool, ref xapi.Ref) error {
 	return remover{pool: pool}.halt(ctx, ref)
 }
 
-// halt ends the VM. A start that is under way cannot be stopped; it is waited for.
-func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
-	return watch(ctx, r.pool.API, ref, func(vm xapi.VM) (bool, error) {
+// Halt ends a VM whatever it does. A start that is under way cannot be stopped; it is waited for.
+func Halt(ctx context.Context, api xapi.API, ref xapi.Ref) error {
+	return watch(ctx, api, ref, func(vm xapi.VM) (bool, error) {
 		if vm.PowerState == xapi.Halted {
 			for _, operation := range vm.CurrentOperations {
 				if operation == xapi.VMOperationStart || operation == xapi.VMOperationStartOn {
@@ -161,7 +161,7 @@ func (r remover) halt(ctx context.Context, ref xapi.Ref) error {
 			}
 			return true, nil
 		}
-		err := xapi.Ensure(ctx, r.pool.API, "VM.hard_shutdown", xapi.Record(r.pool.API, "VM", ref, halted), ref)
+		err := xapi.Ensure(ctx, api, "VM.hard_shutdown", xapi.Record(api, "VM", ref, halted), ref)
 		if xapi.IsCode(err, codeBadPowerState, codeOtherOperation) {
 			err = nil // it halts by itself, or somebody halts it: the next state tells
 		}

@@ -73,7 +73,7 @@ func (e *Infeasible) Error() string {
 			texts = append(texts, fmt.Sprintf("%s (%s)", finding.Cause, finding.Mend))
 		}
 	}
-	return "the replication is not ready: " + strings.Join(texts, "; ")
+	return "something stands in the way: " + strings.Join(texts, "; ")
 }
 
 // Unwrap gives the causes.

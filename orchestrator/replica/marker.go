@@ -46,6 +46,8 @@ const (
 	KindRestorePointDisk Kind = "restore-point-disk"
 	KindDiverged         Kind = "diverged" // a snapshot of a replica as somebody left it, before it is overwritten; never removed by itself
 	KindDivergedDisk     Kind = "diverged-disk"
+	KindRehearsal        Kind = "rehearsal" // a clone of a restore point that is started to see whether it boots
+	KindRehearsalDisk    Kind = "rehearsal-disk"
 )
 
 // Valid reports whether k is one of the kinds above.
@@ -53,6 +55,7 @@ func (k Kind) Valid() bool {
 	return slices.Contains([]Kind{
 		KindDelegateTemplate, KindTemplateDisk, KindDelegate, KindDelegateDisk, KindScratch, KindSnapshot, KindSnapshotDisk, KindClone, KindSeed, KindCBTBase,
 		KindReplica, KindReplicaDisk, KindRestorePoint, KindRestorePointDisk, KindDiverged, KindDivergedDisk,
+		KindRehearsal, KindRehearsalDisk,
 	}, k)
 }
 

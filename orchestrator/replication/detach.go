@@ -36,6 +36,9 @@ func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run,
 			return err
 		}
 		c.tellOfSource()
+		if err := c.untested(ctx); err != nil {
+			return err
+		}
 		if c.standby != nil {
 			if err := c.release(ctx, request.RemoveRestorePoints); err != nil {
 				return err
@@ -53,6 +56,15 @@ func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run,
 		err = fmt.Errorf("detaching replica %s: %w", request.Replica, err)
 	}
 	return run, err
+}
+
+// untested makes sure that no clone of a restore point stands: once the replica is forgotten nothing would lead to it.
+func (c *chore) untested(ctx context.Context) error {
+	tests, err := c.store.Rehearsals(ctx, c.record.ID)
+	if err == nil && len(tests) > 0 {
+		err = fmt.Errorf("test %s of it stands: 'understudy replica test %s --end' ends it", tests[0].Report.ID, c.record.ID)
+	}
+	return err
 }
 
 // release takes off what makes the VM a replica. The VM comes last: as long as it bears its marker it leads to the rest.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
@@ -23,7 +24,7 @@ import (
 const (
 	borderVariable = "REPLICATION_TEST_BORDER" // the border at which the child kills itself
 	listVariable   = "REPLICATION_TEST_LIST"   // the file in which it lists those that it reaches
-	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach, failover, undo-failover, planned-failover
+	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach, failover, undo-failover, planned-failover, test-replica
 )
 
 // A border is where the child can be killed: before or after a recorded step, as the engine tells, and before or after a call that
@@ -122,6 +123,8 @@ func doChore(ctx context.Context, engine *replication.Engine, chore string, pool
 		})
 	case state.RunUndo:
 		_, err = engine.UndoFailover(ctx, replication.UndoRequest{Replica: records[0].ID, Target: target, Source: pools["a"]})
+	case state.RunRehearse:
+		_, err = engine.Test(ctx, replication.TestRequest{Replica: records[0].ID, Target: target, Auto: true, Steady: time.Millisecond})
 	default:
 		err = fmt.Errorf("no such chore: %s", chore)
 	}

@@ -41,6 +41,7 @@ func TestKillMatrix(t *testing.T) {
 	m.undos()
 	m.plannedFailovers()
 	m.resyncs()
+	m.tests()
 	m.detaches()
 	t.Logf("%d kills\n%-9s %-6s %-34s %-6s %s\n%s", len(m.rows), "run", "killed", "step", "then", "outcome", strings.Join(m.rows, "\n"))
 	for _, outcome := range []string{resumed, rolledBack, committed} {

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -30,8 +31,9 @@ type creation struct {
 	pool   *delegate.Pool
 	class  string
 	kind   replica.Kind
-	origin string   // uuid, see saga.Intent
-	except xapi.Ref // an object that may have the same name
+	origin string        // uuid, see saga.Intent
+	except xapi.Ref      // an object that may have the same name
+	within time.Duration // bounds the call; 0: creationTimeout
 	call   func(ctx context.Context, name string, creating maker) (xapi.Ref, error)
 }
 
@@ -54,7 +56,7 @@ func create(ctx context.Context, s *saga.Saga, c creation) (xapi.Ref, state.Obje
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), creationTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(c.within, creationTimeout))
 		defer cancel()
 		ref, err = c.call(ctx, name, func(ctx context.Context, method string, args ...any) (xapi.Ref, error) {
 			return xapi.Make(ctx, c.pool.API, method, xapi.ByName(c.pool.API, c.class, name, c.except), args...)
@@ -77,6 +79,7 @@ var creators = map[replica.Kind]string{
 	replica.KindReplicaDisk:  "Async.VDI.create",
 	replica.KindScratch:      "Async.VDI.create",
 	replica.KindReplica:      "Async.VM.create",
+	replica.KindRehearsal:    "Async.VM.clone",
 }
 
 // made finds what a creating call whose answer is not known has made under a name. A VM has its name before it has its disks:

@@ -8,6 +8,7 @@ import (
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 )
 
@@ -18,10 +19,11 @@ type Point struct {
 	Time       time.Time           `json:"time"` // of the snapshot, by the pool's clock
 	Generation manifest.Generation `json:"generation,omitzero"`
 	Disks      int                 `json:"disks"`
-	Size       int64               `json:"size"`           // virtual sizes added up, bytes
-	Manifest   bool                `json:"manifest"`       // it can be verified, and after a revert to it the next run can trust
-	Current    bool                `json:"current"`        // the replica holds the same, as far as that can be told without reading it
-	Keep       string              `json:"keep,omitempty"` // why retention does not remove it; empty: it may
+	Size       int64               `json:"size"`              // virtual sizes added up, bytes
+	Manifest   bool                `json:"manifest"`          // it can be verified, and after a revert to it the next run can trust
+	Current    bool                `json:"current"`           // the replica holds the same, as far as that can be told without reading it
+	Keep       string              `json:"keep,omitempty"`    // why retention does not remove it; empty: it may
+	Verdict    *replica.Verdict    `json:"verdict,omitempty"` // of its last test
 }
 
 // Points lists the restore points of a replica, the newest first. A replica whose VM is gone has none.
@@ -42,6 +44,7 @@ func Points(ctx context.Context, store *state.Store, id string, target *delegate
 	for _, p := range restorePointsOf(store.Installation().UUID, view.VMs, s.vm.Ref) {
 		point := Point{
 			UUID: p.vm.UUID, Name: p.vm.NameLabel, Time: p.vm.SnapshotTime.Time, Generation: p.marker.State.Generation, Keep: p.marker.Keep,
+			Verdict:  replica.ReadVerdict(p.vm.OtherConfig),
 			Manifest: true, Current: len(record.Disks) > 0,
 		}
 		disks, err := view.DisksOf(p.ref)
@@ -66,8 +69,8 @@ func Points(ctx context.Context, store *state.Store, id string, target *delegate
 }
 
 // knows reports whether a disk's manifest of a generation is kept.
-func knows(ctx context.Context, store *state.Store, replica, disk string, generation manifest.Generation) (bool, error) {
-	manifests, err := store.Manifests(ctx, replica, disk)
+func knows(ctx context.Context, store *state.Store, id, disk string, generation manifest.Generation) (bool, error) {
+	manifests, err := store.Manifests(ctx, id, disk)
 	for _, m := range manifests {
 		if m.Generation == generation {
 			return true, err

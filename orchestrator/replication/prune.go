@@ -67,18 +67,22 @@ func (r *run) prune(ctx context.Context) {
 
 // pruneRestorePoints removes what is beyond the newest keep, and gives the generations of those. It is only called once the run is
 // committed: until then the newest is the last one that is known to be good. One that is pinned is neither removed nor counted, nor is
-// one that a run which did not commit left behind: it may look like the newest, and goes with what else that run left.
+// one that is being tested, nor one that a run which did not commit left behind: it may look like the newest, and goes with what else that run left.
 func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Generation, error) {
 	vms, err := xapi.AllRecords[xapi.VM](ctx, r.target.API, classVM)
 	if err != nil {
 		return nil, err
 	}
-	left, err := leftBehind(ctx, r.store)
+	left, err := leftBehind(ctx, r.store, r.store)
+	if err != nil {
+		return nil, err
+	}
+	tested, err := underTest(ctx, r.store, r.record.ID)
 	if err != nil {
 		return nil, err
 	}
 	points := slices.DeleteFunc(restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef), func(p restorePoint) bool {
-		return p.marker.Keep != "" || left[p.vm.UUID]
+		return p.marker.Keep != "" || left[p.vm.UUID] || tested[p.vm.UUID]
 	})
 	// Snapshot times have a resolution of a second: this run's comes first among equals.
 	slices.SortStableFunc(points, func(a, b restorePoint) int {
@@ -122,6 +126,16 @@ func leftBehind(ctx context.Context, store *state.Store) (map[string]bool, error
 		}
 	}
 	return left, nil
+}
+
+// underTest are the uuids of the restore points of a replica whose clones stand, or are being made.
+func underTest(ctx context.Context, store *state.Store, replica string) (map[string]bool, error) {
+	tests, err := store.Rehearsals(ctx, replica)
+	points := map[string]bool{}
+	for _, run := range tests {
+		points[run.Report.RestorePoint] = true
+	}
+	return points, err
 }
 
 // pruneManifests keeps the newest generations of a disk: as many as restore points, and more while one of the restore points that

@@ -160,16 +160,26 @@ func (v *reversion) choose(wanted string) error {
 	if len(points) == 0 {
 		return fmt.Errorf("replica %s: %w", v.record.ID, ErrNoRestorePoint)
 	}
-	found := named(points, wanted)
-	const mend = "'understudy replica points' lists them; name one by its uuid"
-	if len(found) != 1 {
-		return v.refuse(mend, "%d of its %d restore points are meant by %q", len(found), len(points), wanted)
+	point, cause := choosePoint(points, wanted)
+	if cause != "" {
+		return v.refuse(mendPoint, "%s", cause)
 	}
-	v.point = found[0]
-	if s := v.point.marker.State; s.Dirty || !s.Valid() {
-		return v.refuse(mend, "restore point %s was not finished", v.point.vm.UUID)
-	}
+	v.point = point
 	return nil
+}
+
+const mendPoint = "'understudy replica points' lists them; name one by its uuid"
+
+// choosePoint finds the restore point that is meant; cause says why there is none.
+func choosePoint(points []restorePoint, wanted string) (point restorePoint, cause string) {
+	found := named(points, wanted)
+	if len(found) != 1 {
+		return point, fmt.Sprintf("%d of its %d restore points are meant by %q", len(found), len(points), wanted)
+	}
+	if s := found[0].marker.State; s.Dirty || !s.Valid() {
+		return point, fmt.Sprintf("restore point %s was not finished", found[0].vm.UUID)
+	}
+	return found[0], ""
 }
 
 // named are those of some restore points, the newest first, that a request means.

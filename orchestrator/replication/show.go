@@ -28,7 +28,8 @@ type Details struct {
 // LeaseInfo is the lease of a replica: which orchestrator is, or was last, at work on it.
 type LeaseInfo struct {
 	lease.Entry
-	Held bool `json:"held"` // it was not given back, and has not run out by the pool's clock
+	Held  bool           `json:"held"`  // it was not given back, and has not run out by the pool's clock
+	Tests []StandingTest `json:"tests"` // under way, or left to an administrator
 }
 
 // DiskInfo is one disk of a replica.
@@ -47,6 +48,7 @@ type SnapshotInfo struct {
 	Name       string              `json:"name"`
 	Time       time.Time           `json:"time"` // by the target pool's clock
 	Generation manifest.Generation `json:"generation,omitzero"`
+	Verdict    *replica.Verdict    `json:"verdict,omitempty"` // of the last test of a restore point
 }
 
 // Show looks at one replica, as it is in these pools. Errors: state.ErrNotFound, and those of its pool.
@@ -73,6 +75,9 @@ func Show(ctx context.Context, store *state.Store, id string, pools ...*delegate
 			info.State = d.State.String()
 		}
 		details.DiskList = append(details.DiskList, info)
+	}
+	if details.Tests, err = standingTests(ctx, store, id); err != nil {
+		return Details{}, err
 	}
 	view := l.views[record.TargetPool]
 	s := findStandby(view, record)
@@ -109,5 +114,5 @@ func leaseOf(ctx context.Context, pool *delegate.Pool, view *inventory.Pool, s *
 }
 
 func snapshotInfo(vm xapi.VM, generation manifest.Generation) SnapshotInfo {
-	return SnapshotInfo{UUID: vm.UUID, Name: vm.NameLabel, Time: vm.SnapshotTime.Time, Generation: generation}
+	return SnapshotInfo{UUID: vm.UUID, Name: vm.NameLabel, Time: vm.SnapshotTime.Time, Generation: generation, Verdict: replica.ReadVerdict(vm.OtherConfig)}
 }

@@ -18,23 +18,25 @@ import (
 var ErrStranger = errors.New("not what the run made: left alone")
 
 // Undoers gives what a saga needs to remove everything that a run makes in these pools, delegates among it, from the record
-// alone. It removes no VM that has run, no disk that another VM holds, and nothing that a later run has taken over.
+// alone. It removes no VM that has run, but delegates and the clones of tests, no disk that another VM holds, and nothing that a later run has taken over.
 func Undoers(store *state.Store, pools ...*delegate.Pool) saga.Undoers {
 	u := undoer{installation: store.Installation().UUID, store: store, pools: map[string]*delegate.Pool{}}
 	for _, p := range pools {
 		u.pools[p.Inventory.UUID] = p
 	}
 	undoers := saga.Undoers{
-		string(replica.KindSnapshot):     u.removeSnapshot,
-		string(replica.KindRestorePoint): u.removeSnapshot,
-		string(replica.KindDiverged):     u.removeSnapshot, // of a run that did not keep it
-		string(replica.KindClone):        u.removeDisk,
-		string(replica.KindSeed):         u.removeDisk,
-		string(replica.KindCBTBase):      u.removeBase,
-		string(replica.KindReplicaDisk):  u.removeDisk,
-		string(replica.KindScratch):      u.removeDisk,
-		string(replica.KindReplica):      u.removeReplica,
-		kindPause:                        u.unpause,
+		string(replica.KindSnapshot):      u.removeSnapshot,
+		string(replica.KindRestorePoint):  u.removeSnapshot,
+		string(replica.KindDiverged):      u.removeSnapshot, // of a run that did not keep it
+		string(replica.KindClone):         u.removeDisk,
+		string(replica.KindSeed):          u.removeDisk,
+		string(replica.KindCBTBase):       u.removeBase,
+		string(replica.KindReplicaDisk):   u.removeDisk,
+		string(replica.KindScratch):       u.removeDisk,
+		string(replica.KindReplica):       u.removeReplica,
+		kindPause:                         u.unpause,
+		string(replica.KindRehearsal):     u.removeRehearsal,
+		string(replica.KindRehearsalDisk): u.removeRehearsalDisk,
 	}
 	maps.Copy(undoers, delegate.Undoers(pools...))
 	return undoers

@@ -93,6 +93,7 @@ type world struct {
 	a, b       *delegate.Pool
 	store      *state.Store
 	engine     *replication.Engine
+	guests     xapisim.World // see layout
 	vm         xapisim.Added
 	request    replication.Request
 }
@@ -107,7 +108,8 @@ type layout struct {
 	bare     bool    // no delegate's image is deployed, and there are no addresses for any
 	// srs has one pool with these: the VM lies on "source", and there are delegates' images on all of them.
 	srs       []xapisim.SRConfig
-	impatient bool // delegates dial one another for two seconds only
+	impatient bool          // delegates dial one another for two seconds only
+	guests    xapisim.World // starts VMs that are no delegates; nil: the built-in guest, which boots from anything
 }
 
 func newWorld(t *testing.T, l layout) *world {
@@ -119,7 +121,7 @@ func newWorld(t *testing.T, l layout) *world {
 	if l.target == "" {
 		l.target = "nfs"
 	}
-	w := &world{T: t, bare: l.bare, dir: t.TempDir()}
+	w := &world{T: t, bare: l.bare, dir: t.TempDir(), guests: l.guests}
 	target := xapisim.SRConfig{Name: "target", Type: l.target, Shared: true, Garbage: l.garbage, Capacity: l.capacity}
 	source := xapisim.SRConfig{Name: "source", Type: "nfs", Shared: true}
 	images := xapisim.SRConfig{Name: "images", Type: "nfs", Shared: true}
@@ -160,7 +162,7 @@ func newWorld(t *testing.T, l layout) *world {
 func (w *world) newSim(name string, srs ...xapisim.SRConfig) *xapisim.Pool {
 	w.Helper()
 	sim, err := xapisim.New(xapisim.Config{
-		Name: name, Dir: w.TempDir(), Hosts: 2, SRs: srs, World: w.world(),
+		Name: name, Dir: w.TempDir(), Hosts: 2, SRs: srs, World: w.world(), Guests: w.guests,
 		Networks: []string{"Pool-wide network 0", "isolated"}, EventDelay: -1, AuthDelay: time.Millisecond,
 	})
 	if err != nil {

@@ -151,7 +151,7 @@ type Run struct {
 	Snapshot Snapshot `json:"snapshot,omitzero"`
 	// Generation is what the run marks the replica with, once it writes to it.
 	Generation string `json:"generation,omitempty"`
-	// RestorePoint is the uuid of the one that a revert takes the replica back to; empty for other runs.
+	// RestorePoint is the uuid of the one that a revert takes the replica back to, or that is tested; empty for other runs.
 	RestorePoint string `json:"restore_point,omitempty"`
 	// Delegates are those that the run had last: the source's and the target's, or one that served both.
 	Delegates []Delegate `json:"delegates,omitempty"`

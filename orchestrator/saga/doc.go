@@ -9,6 +9,7 @@
 //	         undoing finds none    which carries the run
 //
 //	Keep     the object is part of the result and outlives the run
+//	Release  it does no longer, and goes as the others do
 //	Unwind   every other object is undone, in each pool the newest first, whatever became of the run's context
 //	Recover  the same for runs whose process died, and for what an Unwind could not remove
 //

@@ -124,6 +124,23 @@ func (s *Saga) Keep(ctx context.Context, objects ...state.Object) error {
 	return nil
 }
 
+// Release takes back what Keep said of the run's objects: they are to go, by Unwind or by Recover.
+func (s *Saga) Release(ctx context.Context) error {
+	objects, err := s.store.Objects(ctx, s.run)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if o.Status != state.ObjectKept {
+			continue
+		}
+		if _, err := s.store.RecordCreated(ctx, o, o.UUID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Undo removes one object before the run's end, such as a delegate that has done its work.
 func (s *Saga) Undo(ctx context.Context, o state.Object) error {
 	return s.undoers.undo(ctx, s.store, o)

@@ -152,8 +152,8 @@ func (j *Journal) append(ctx context.Context, watermark uint32, records []manife
 	result, err := j.store.db.ExecContext(ctx,
 		`UPDATE journal_segments SET length = length + ?, watermark = max(watermark, ?)
 		 WHERE replica = ? AND disk = ? AND generation = ? AND start + length = ?
-		 AND EXISTS (SELECT 1 FROM runs WHERE runs.replica = journal_segments.replica AND finished = '' AND owner = ?)`,
-		len(encoded), watermark, j.replica, j.disk, j.generation.String(), j.end, j.store.owner.String())
+		 AND EXISTS (SELECT 1 FROM runs WHERE runs.replica = journal_segments.replica AND finished = '' AND kind <> ? AND owner = ?)`,
+		len(encoded), watermark, j.replica, j.disk, j.generation.String(), j.end, RunRehearse, j.store.owner.String())
 	if err != nil {
 		return fmt.Errorf("state database: %w", err)
 	}

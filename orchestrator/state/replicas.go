@@ -260,7 +260,7 @@ func (s *Store) writeReplica(ctx context.Context, what, replica string, f func(*
 
 func (s *Store) checkReplica(ctx context.Context, tx *sql.Tx, replica string) error {
 	var owner string
-	err := tx.QueryRowContext(ctx, `SELECT owner FROM runs WHERE replica = ? AND finished = ''`, replica).Scan(&owner)
+	err := tx.QueryRowContext(ctx, `SELECT owner FROM runs WHERE replica = ? AND kind <> ? AND finished = ''`, replica, RunRehearse).Scan(&owner)
 	if errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("%w: no run is at work on replica %s", ErrNotOwner, replica)
 	}

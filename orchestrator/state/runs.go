@@ -44,6 +44,9 @@ func (k RunKind) Valid() bool { return k.ofReplica() || k == RunDeploy || k == R
 // ofReplica reports whether runs of this kind are about a replica.
 func (k RunKind) ofReplica() bool { return slices.Contains(kindsOfReplica, k) }
 
+// beside reports whether runs of this kind go on beside the one that is at work on their replica: they only read its restore points.
+func (k RunKind) beside() bool { return k == RunRehearse }
+
 // Run is the row of a run. Its state, times and error are those of the report, and so is the job's run that it is a part of.
 type Run struct {
 	Replica         string // empty for RunDeploy and RunTest, and when the replica was forgotten
@@ -55,7 +58,8 @@ type Run struct {
 }
 
 // BeginRun begins a run on a replica, or on none when it is about none, and makes this process its owner. Of r the id, state and
-// start are set here. A replica has at most one unfinished run, and a pool at most one unfinished deployment: else a *BusyError.
+// start are set here. A replica has at most one unfinished run, not counting tests (RunRehearse), which go on beside it, and a pool at
+// most one unfinished deployment: else a *BusyError.
 func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r report.Run) (Run, error) {
 	what := fmt.Sprintf("beginning a run of kind %q", kind)
 	if replica != "" {
@@ -75,6 +79,9 @@ func (s *Store) BeginRun(ctx context.Context, replica string, kind RunKind, r re
 			return err
 		}
 		for _, other := range busy {
+			if kind.beside() || other.Kind.beside() {
+				continue
+			}
 			if kind != RunDeploy || other.Report.VM.PoolUUID == r.VM.PoolUUID {
 				return &BusyError{Run: other.Report.ID, Owner: other.Owner}
 			}

@@ -21,6 +21,7 @@ type Config struct {
 	Password string   // "xenroot"
 	Release  string   // code name of an older release, "ely" (7.1) to "stockholm" (8.2): fields, messages and parameters that it lacks; the newest
 	World    World    // starts delegates; without one, starting a delegate is an error
+	Guests   World    // starts all other VMs; without one they have the built-in guest, which runs whatever is on its disks
 	Address  string   // of the first host, the others follow; a fresh 127.77.n.1
 	Port     int      // on which all hosts listen; one that is free on all their addresses
 

@@ -211,6 +211,9 @@ func (c *call) attach(vbd, vdi *object) (Disk, error) {
 }
 
 func (p *Pool) startGuest(vm string, m Machine, delegate bool, delay time.Duration) (Guest, error) {
+	if !delegate && p.config.Guests != nil {
+		return p.config.Guests.Start(p.ctx, m)
+	}
 	if !delegate {
 		return newIdleGuest(m.Data, !p.driverless[vm], delay), nil
 	}

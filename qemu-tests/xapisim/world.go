@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// World starts the machines of delegates. Implementations live in qemu-tests/worlds.
+// World starts machines: those of delegates, and others where a pool is told so. Implementations live in qemu-tests/worlds.
 type World interface {
 	// Start builds and boots a machine and returns when its domain exists, long before its software is up. ctx bounds
 	// the start only; the machine lives until it powers itself off or is killed.
