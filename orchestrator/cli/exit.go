@@ -32,9 +32,10 @@ const exitCodes = `Exit codes of understudy:
     1  failed; of a job's run: not every VM was committed, but for those that have
        failed over
     2  wrong usage: an unknown command, flag or value
-    3  findings: 'pool check' or 'replica verify' found something amiss, or 'job check'
-       something that stands in the way of a run
-    4  not found: a pool, VM, storage repository, replica, job or run
+    3  findings: 'pool check' or 'replica verify' found something amiss, 'job check'
+       something that stands in the way of a run, or 'replica test --auto' a restore
+       point that does not boot
+    4  not found: a pool, VM, storage repository, replica, job, run or test
     5  held: the replica has diverged, is running, has failed over, or another run is
        at work on it; its source VM runs; a run of the job is under way, or the job
        is disabled
@@ -80,7 +81,7 @@ func exitCode(err error) int {
 		return exitFindings
 	case errors.Is(err, xapi.ErrAuthentication), errors.As(err, &certificate), errors.Is(err, errUntrusted):
 		return exitAuthentication
-	case errors.As(err, &missing), errors.Is(err, state.ErrNotFound):
+	case errors.As(err, &missing), errors.Is(err, state.ErrNotFound), errors.Is(err, replication.ErrNoTest):
 		return exitNotFound
 	case errors.As(err, &ambiguous):
 		return exitUsage

@@ -65,7 +65,17 @@ func writeDetails(w *strings.Builder, d replication.Details) {
 	}{{"restore point", d.Points}, {"kept when it had diverged", d.Kept}} {
 		for _, p := range list.snapshots {
 			fmt.Fprintf(w, "%s: %s (%s) of %s\n", list.what, p.Name, p.UUID, p.Time.UTC().Format(time.RFC3339))
+			if v := p.Verdict; v != nil {
+				fmt.Fprintf(w, "  %s at its test of %s: %s\n", v.Outcome, v.Time.UTC().Format(time.RFC3339), v.Cause)
+			}
 		}
+	}
+	for _, t := range d.Tests {
+		state := "under way"
+		if t.Left {
+			state = fmt.Sprintf("left to you, 'understudy replica test %s --end' removes it", d.ID)
+		}
+		fmt.Fprintf(w, "test since %s: VM %s, a clone of restore point %s: %s\n", t.Started.UTC().Format(time.RFC3339), dash(t.Clone), t.Point, state)
 	}
 }
 

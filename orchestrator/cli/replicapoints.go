@@ -49,6 +49,9 @@ func writePoints(w *strings.Builder, points []replication.Point) {
 		if !p.Manifest {
 			notes = append(notes, "without manifest")
 		}
+		if p.Verdict != nil {
+			notes = append(notes, fmt.Sprintf("%s %s", p.Verdict.Outcome, p.Verdict.Time.UTC().Format(time.DateTime)))
+		}
 		if p.Keep != "" {
 			notes = append(notes, "kept: "+p.Keep)
 		}

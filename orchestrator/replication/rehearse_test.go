@@ -55,13 +55,14 @@ func TestTestsAreJudged(t *testing.T) {
 	w.request.Trust = true
 	for _, c := range []struct {
 		disk    string
+		timeout time.Duration
 		outcome replica.Outcome
 		cause   string
 	}{
-		{boots, replica.Booted, "reported version 8.4 on Debian"},
-		{stops, replica.Failed, "powered itself off"},
-		{noCode, replica.Failed, "no driver and no agent"},
-		{linux, replica.Booted, "kernel offered"},
+		{boots, 0, replica.Booted, "reported version 8.4 on Debian"},
+		{stops, 0, replica.Failed, "powered itself off"},
+		{noCode, 200 * time.Millisecond, replica.Failed, "no driver and no agent"},
+		{linux, 0, replica.Booted, "kernel offered"},
 	} {
 		w.install(c.disk)
 		if run := w.replicate(); w.verdictless() && len(w.points()) > 1 && run.Disks[0].Mode != report.Trusted {
@@ -69,7 +70,7 @@ func TestTestsAreJudged(t *testing.T) {
 		}
 		point := w.points()[0]
 		before := w.content(point)
-		test := w.test(replication.TestRequest{Auto: true, Timeout: time.Second})
+		test := w.test(replication.TestRequest{Auto: true, Timeout: c.timeout})
 		if test.Point != point.UUID || test.Found == nil || test.Found.Outcome != c.outcome || !strings.Contains(test.Found.Cause, c.cause) {
 			t.Errorf("%s: %+v", c.disk, test.Found)
 		}
@@ -92,8 +93,8 @@ func TestTestsAreJudged(t *testing.T) {
 	points := w.points()
 	w.tidy(len(points))
 	// An older one, by its name, is judged anew; the verdict of the newest stays.
-	test := w.test(replication.TestRequest{Auto: true, Timeout: time.Second, Point: points[2].NameLabel})
-	if test.Point != points[2].UUID || test.Found.Outcome != replica.Failed || w.verdict(points[0].UUID).Outcome != replica.Booted {
+	test := w.test(replication.TestRequest{Auto: true, Timeout: 200 * time.Millisecond, Point: points[1].NameLabel})
+	if test.Point != points[1].UUID || test.Found.Outcome != replica.Failed || w.verdict(points[0].UUID).Outcome != replica.Booted {
 		t.Errorf("the older one: %+v", test)
 	}
 	// A crash has a message, and three restarts are a loop.

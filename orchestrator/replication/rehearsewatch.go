@@ -103,19 +103,19 @@ func (r *rehearsal) look(ctx context.Context, j *judging, deadline time.Time) (*
 	if j.restarts >= maxRestarts {
 		return failed("it restarts again and again, %d times within %v", j.restarts, life), nil
 	}
+	if j.evidence == "" && !now.Before(deadline) {
+		return failed("within %v no driver and no agent of its operating system reported; it is %s", r.request.Timeout, vm.PowerState), nil
+	}
 	if j.evidence == "" {
 		if j.evidence, err = r.evidence(ctx, vm, j.stale); err != nil {
 			return nil, err
 		}
 		j.since = now
 	}
-	switch {
-	case j.evidence != "" && now.Sub(j.since) >= r.request.Steady:
-		return &replica.Verdict{Outcome: replica.Booted, Cause: fmt.Sprintf("%s, %v after its start", j.evidence, j.since.Sub(r.begun).Round(time.Second))}, nil
-	case j.evidence == "" && !now.Before(deadline):
-		return failed("within %v no driver and no agent of its operating system reported; it is %s", r.request.Timeout, vm.PowerState), nil
+	if j.evidence == "" || now.Sub(j.since) < r.request.Steady {
+		return nil, nil
 	}
-	return nil, nil
+	return &replica.Verdict{Outcome: replica.Booted, Cause: fmt.Sprintf("%s, %v after its start", j.evidence, j.since.Sub(r.begun).Round(time.Second))}, nil
 }
 
 // told is what a guest that failed had shown before.

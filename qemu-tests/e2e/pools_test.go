@@ -29,6 +29,7 @@ type sites struct {
 	dir    string
 	lan    *lan.LAN
 	store  *state.Store
+	guests func(xapisim.World) xapisim.World
 	engine *replication.Engine
 	a, b   *site
 }
@@ -41,7 +42,14 @@ type site struct {
 
 func newSites(t *testing.T) *sites {
 	t.Helper()
-	s := &sites{T: t, dir: folder(t), lan: network(t)}
+	return newSitesWith(t, nil)
+}
+
+// newSitesWith has VMs of the pools that are no delegates boot in what guests makes of their world; nil: they have the built-in guest, which
+// boots nothing.
+func newSitesWith(t *testing.T, guests func(xapisim.World) xapisim.World) *sites {
+	t.Helper()
+	s := &sites{T: t, dir: folder(t), lan: network(t), guests: guests}
 	secrets, err := state.LoadOrCreateSecrets(filepath.Join(s.dir, "state"), filepath.Join(s.dir, "key"), func(string) string { return "" })
 	s.must(err)
 	s.store, err = state.Open(t.Context(), filepath.Join(s.dir, "state"), secrets)
@@ -68,10 +76,14 @@ func (s *sites) must(err error) {
 // add makes a pool with one shared SR, storage-<name>, and makes it known to the orchestrator.
 func (s *sites) add(name, addresses string) *site {
 	s.Helper()
-	simulated, err := xapisim.New(xapisim.Config{
+	config := xapisim.Config{
 		Name: name, Dir: filepath.Join(s.dir, name), Password: password, SRs: []xapisim.SRConfig{{Name: "storage-" + name, Shared: true}},
 		World: qemu.New(qemu.Options{Dir: filepath.Join(s.dir, "machines-"+name), Network: s.lan.Socket()}),
-	})
+	}
+	if s.guests != nil {
+		config.Guests = s.guests(config.World)
+	}
+	simulated, err := xapisim.New(config)
 	s.must(err)
 	s.Cleanup(simulated.Close)
 	client, err := xapi.Dial(s.Context(), xapi.Config{
