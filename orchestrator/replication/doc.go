@@ -1,6 +1,6 @@
 // Package replication carries out the replication of one VM: every disk of it, from a consistent look at both pools to a
 // commit of the VM as a whole. It decides and records; the data goes from delegate to delegate. With the same means it verifies a
-// replica, and tries a delegate out on a scratch disk.
+// replica, starts a clone of a restore point to see whether it boots, and tries a delegate out on a scratch disk.
 //
 //	      inventory ─▶ trust ─▶ placement                      Plan: a value, printed by a dry run
 //	                     │
@@ -32,6 +32,7 @@
 //   - The newest restore point stays as it is until another one is committed. Where none can be made the last one is kept.
 //   - A revert to a restore point that was interrupted is finished by whoever comes next; see revert.go.
 //   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
+//   - A test starts a clone of a restore point, which no run and no retention touches; see rehearse.go. It goes on beside the replica's runs.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError. Before its disks are plugged they
 //     are compared with the last restore point in the pool's own storage (leaf.go), so that writes past every marker are found.
 //     An administrator ends the hold: Engine.Resync, Engine.Detach.
