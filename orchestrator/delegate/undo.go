@@ -145,11 +145,6 @@ func (r remover) claim(o state.Object, vm xapi.VM) claim {
 	return stranger
 }
 
-// Halt ends a delegate that somebody made, so that it writes to no disk any more. It is left in its pool for whom made it to remove.
-func Halt(ctx context.Context, pool *Pool, ref xapi.Ref) error {
-	return remover{pool: pool}.halt(ctx, ref)
-}
-
 // Halt ends a VM whatever it does. A start that is under way cannot be stopped; it is waited for.
 func Halt(ctx context.Context, api xapi.API, ref xapi.Ref) error {
 	return watch(ctx, api, ref, func(vm xapi.VM) (bool, error) {

@@ -30,10 +30,10 @@ func PlaceClone(request CloneRequest, now time.Time) (host inventory.Host, found
 		return host, nil, err
 	}
 	var f findings
-	f.srs(pool, srsOf(disks))
+	f.srs(pool, srsOf(disks), !request.Start)
 	f.cloneDisks(pool, vm, disks)
 	if request.Start {
-		f.pool(pool, now)
+		f.pool(pool, true, now)
 		host = f.cloneHost(request, vm, srsOf(disks))
 	}
 	if report.Errors(f) {

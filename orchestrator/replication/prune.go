@@ -73,7 +73,7 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Gene
 	if err != nil {
 		return nil, err
 	}
-	left, err := leftBehind(ctx, r.store, r.store)
+	left, err := leftBehind(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}

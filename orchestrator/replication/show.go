@@ -22,14 +22,14 @@ type Details struct {
 	DiskList []DiskInfo     `json:"disk_list"`
 	Points   []SnapshotInfo `json:"points"` // the restore points, the newest first
 	Kept     []SnapshotInfo `json:"kept"`   // what Resync has kept
+	Tests    []StandingTest `json:"tests"`  // under way, or left to an administrator
 	Lease    *LeaseInfo     `json:"lease"`  // nil: nobody ever had it, or the VM is gone
 }
 
 // LeaseInfo is the lease of a replica: which orchestrator is, or was last, at work on it.
 type LeaseInfo struct {
 	lease.Entry
-	Held  bool           `json:"held"`  // it was not given back, and has not run out by the pool's clock
-	Tests []StandingTest `json:"tests"` // under way, or left to an administrator
+	Held bool `json:"held"` // it was not given back, and has not run out by the pool's clock
 }
 
 // DiskInfo is one disk of a replica.

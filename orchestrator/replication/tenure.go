@@ -171,7 +171,7 @@ func (e *Engine) fenceVBD(ctx context.Context, pool *delegate.Pool, l leased, re
 	if owner != replica.Ours || marker.Kind != replica.KindDelegate {
 		return 0, nil
 	}
-	err = delegate.Halt(ctx, pool, vbd.VM)
+	err = delegate.Halt(ctx, pool.API, vbd.VM)
 	if err == nil {
 		err = xapi.Destroy(ctx, pool.API, classVBD, ref)
 	}

@@ -75,3 +75,10 @@ func (g guard) ExportDisk(ctx context.Context, o DiskExport, read func(io.Reader
 	}
 	return g.api.ExportDisk(ctx, o, read)
 }
+
+func (g guard) ImportDisk(ctx context.Context, o DiskImport) error {
+	if err := g.check("importing a disk"); err != nil {
+		return err
+	}
+	return g.api.ImportDisk(ctx, o)
+}
