@@ -46,6 +46,7 @@ type FailoverRequest struct {
 	// fails until then is taken back, and the source started again.
 	Planned bool
 	// Sync says how the two runs of a planned failover are done: as those of the replica's job.
+	// The replica is overwritten, and a restore point required, whatever it says.
 	Sync Request
 	// Hard has the source VM switched off when it does not shut down.
 	Hard bool
@@ -172,10 +173,8 @@ func (f *failover) prepare(ctx context.Context, c *chore) error {
 	if c.standby == nil {
 		return fmt.Errorf("its VM is gone from pool %s: %w", c.target.Name, ErrNoRestorePoint)
 	}
-	if f.request.Host != "" {
-		if _, err := c.target.Inventory.FindHost(f.request.Host); err != nil {
-			return err
-		}
+	if err := f.findHost(c); err != nil {
+		return err
 	}
 	if !note.Released {
 		if err := f.choose(ctx, c, &note); err != nil {
@@ -199,6 +198,15 @@ func (f *failover) prepare(ctx context.Context, c *chore) error {
 		return err
 	}
 	return c.step("block the source", func() error { return source.block(ctx, c) })
+}
+
+// findHost makes sure that there is the host that was asked for.
+func (f *failover) findHost(c *chore) error {
+	if f.request.Host == "" {
+		return nil
+	}
+	_, err := c.target.Inventory.FindHost(f.request.Host)
+	return err
 }
 
 // pin has retention keep one restore point, by its uuid, and let go of those that were pinned before.

@@ -69,7 +69,7 @@ func (f *failover) runPlanned(ctx context.Context) (report.Run, error) {
 // shutDownAndSync brings the replica up to the last write of its source.
 func (f *failover) shutDownAndSync(ctx context.Context, now replica.Failover) (report.Run, error) {
 	first := f.request.Sync
-	first.RequireRestorePoint, first.failover = true, now
+	first.OverwriteTarget, first.RequireRestorePoint, first.failover = true, true, now // whatever the job says
 	run, err := f.chore(ctx, f.engine, state.RunFailover, "check the failover", f.checkPlanned)
 	if err == nil {
 		_, err = f.engine.Plan(ctx, first)
@@ -95,6 +95,9 @@ func (f *failover) checkPlanned(ctx context.Context, c *chore) error {
 	}
 	if decision := c.gatherer().judged(); !decision.Writable {
 		return c.held(decision)
+	}
+	if err := f.findHost(c); err != nil {
+		return err
 	}
 	source, err := f.demandSource(ctx, c)
 	if err != nil {

@@ -45,7 +45,7 @@ func Points(ctx context.Context, store *state.Store, id string, target *delegate
 		point := Point{
 			UUID: p.vm.UUID, Name: p.vm.NameLabel, Time: p.vm.SnapshotTime.Time, Generation: p.marker.State.Generation, Keep: p.marker.Keep,
 			Verdict:  replica.ReadVerdict(p.vm.OtherConfig),
-			Manifest: true, Current: len(record.Disks) > 0,
+			Manifest: true, Current: len(record.Disks) > 0 && !record.Failover.Note.Released,
 		}
 		disks, err := view.DisksOf(p.ref)
 		if err != nil {
