@@ -31,6 +31,8 @@ func TestExitCodes(t *testing.T) {
 		{&inventory.NotFoundError{}, 4},
 		{&replication.HeldError{Diverged: true}, 5},
 		{&replication.HeldError{}, 5},
+		{&replication.SuspendedError{}, 5},
+		{&replication.SourceRunsError{}, 5},
 		{&state.BusyError{}, 5},
 		{state.ErrDisabled, 5},
 		{xapi.ErrAuthentication, 6},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
+	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -142,7 +143,10 @@ func (s *sourceVM) setBlocked(ctx context.Context, c *chore, change func(now map
 // tellOfSource tells what a failover leaves in the source pool when its replica is forgotten.
 func (c *chore) tellOfSource() {
 	if c.record.Failover.Note.Blocked {
-		c.event("source-blocked", "the source VM %s is kept from being started, if its pool could be reached: lift its blocked operations yourself when it is to be",
-			c.record.SourceVM)
+		c.event("source-blocked", "%s", textSourceBlocked(c.record))
 	}
+}
+
+func textSourceBlocked(record state.Replica) string {
+	return fmt.Sprintf("the source VM %s is kept from being started, if its pool could be reached: lift its blocked operations yourself when it is to be", record.SourceVM)
 }

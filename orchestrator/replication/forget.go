@@ -56,6 +56,9 @@ func (e *Engine) forget(ctx context.Context, id string, pools []*delegate.Pool) 
 	if failure != nil {
 		last.State, last.Error = report.StateFailed, failure.Error()
 	}
+	if record.Failover.Note.Blocked {
+		last.Events = append(last.Events, report.Event{Time: last.Finished, Cause: "source-blocked", Text: textSourceBlocked(record)})
+	}
 	if left != nil {
 		last.Events = append(last.Events, report.Event{Time: last.Finished, Cause: "left-behind", Text: fmt.Sprintf("what an earlier run had made is still recorded: %v", left)})
 	}
