@@ -57,7 +57,7 @@ func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind 
 	begun, err := e.Store.BeginRun(ctx, id, kind, first)
 	var left error
 	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
-		recovered, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, &target), busy.Run)
+		recovered, failure := saga.RecoverRun(ctx, e.Store, e.recovering(&target), busy.Run)
 		left = errors.Join(failure, failures(recovered))
 		begun, err = e.Store.BeginRun(ctx, id, kind, first)
 		if errors.Is(err, state.ErrBusy) && left != nil {

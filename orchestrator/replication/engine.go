@@ -254,7 +254,7 @@ func (e *Engine) Replicate(ctx context.Context, request Request) (report.Run, er
 // beginAfterRecovery begins a run where another one stands in the way whose process may have died. What recovery removes was
 // part of the view that the plan stands on: all is decided anew. Runs of other replicas are left alone: they may go on.
 func (e *Engine) beginAfterRecovery(ctx context.Context, s *subject, other string) (*run, error) {
-	all, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, s.source, s.target), other)
+	all, failure := saga.RecoverRun(ctx, e.Store, e.recovering(s.source, s.target), other)
 	if failure = errors.Join(failure, failures(all)); failure != nil {
 		e.log().Warn("an earlier run could not be recovered", "run", other, "cause", failure)
 	}

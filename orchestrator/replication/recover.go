@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
+	"github.com/understudy-dr/understudy/orchestrator/lease"
 	"github.com/understudy-dr/understudy/orchestrator/saga"
+	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
@@ -28,7 +31,7 @@ const (
 // The error joins what could not be removed; the next Recover tries it again.
 func (e *Engine) Recover(ctx context.Context, pools ...*delegate.Pool) ([]saga.Recovered, error) {
 	answering, failure := load(ctx, pools)
-	all, err := saga.Recover(ctx, e.Store, Undoers(e.Store, answering...))
+	all, err := saga.Recover(ctx, e.Store, e.recovering(answering...))
 	return all, errors.Join(failure, err, failures(all), e.finishReverts(ctx, answering))
 }
 
@@ -45,7 +48,7 @@ func (e *Engine) Preview(ctx context.Context, pools ...*delegate.Pool) (p Previe
 	for _, pool := range answering {
 		pool.API = xapi.ReadOnly(pool.API)
 	}
-	p.Runs, err = saga.Foresee(ctx, e.Store, Undoers(e.Store, answering...))
+	p.Runs, err = saga.Foresee(ctx, e.Store, e.recovering(answering...))
 	records, unread := e.Store.Replicas(ctx)
 	failure = errors.Join(failure, err, unread)
 	for _, record := range records {
@@ -70,13 +73,68 @@ func (e *Engine) sweep(ctx context.Context, pools ...*delegate.Pool) (removed bo
 	left, err := saga.LeftOvers(ctx, e.Store)
 	if err == nil && len(left) > 0 {
 		answering, failure := load(ctx, pools)
-		all, err = saga.Sweep(ctx, e.Store, Undoers(e.Store, answering...))
+		all, err = saga.Sweep(ctx, e.Store, e.recovering(answering...))
 		err = errors.Join(failure, err, failures(all))
 	}
 	if err != nil {
 		e.log().Warn("left-overs of earlier runs could not all be removed", "cause", err)
 	}
 	return slices.ContainsFunc(all, func(r saga.Recovered) bool { return len(r.Undone) > 0 })
+}
+
+// recovering is Undoers for what other processes made. While somebody has the lease for a run of which this state database thinks that its process
+// is gone, nothing of the run is touched: the database may be a copy of one that is in use. A process that is gone does not renew its lease, and
+// is waited for until it has run out.
+func (e *Engine) recovering(pools ...*delegate.Pool) saga.Undoers {
+	var mu sync.Mutex
+	decided := map[string]error{} // by run
+	may := func(ctx context.Context, run string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		err, known := decided[run]
+		if !known {
+			if err = e.unleased(ctx, run, pools); ctx.Err() == nil {
+				decided[run] = err
+			}
+		}
+		return err
+	}
+	undoers := Undoers(e.Store, pools...)
+	for kind, undo := range undoers {
+		undoers[kind] = func(ctx context.Context, o state.Object) error {
+			if err := may(ctx, o.Run); err != nil {
+				return err
+			}
+			return undo(ctx, o)
+		}
+	}
+	return undoers
+}
+
+// unleased waits until nobody has the lease of a replica for a run any more: a *LeaseError when its holder lives.
+func (e *Engine) unleased(ctx context.Context, id string, pools []*delegate.Pool) error {
+	run, err := e.Store.Run(ctx, id)
+	if err != nil || run.Replica == "" {
+		return err
+	}
+	record, err := e.Store.Replica(ctx, run.Replica)
+	if err != nil {
+		return err
+	}
+	for _, pool := range pools {
+		if pool.Inventory.UUID != record.TargetPool {
+			continue
+		}
+		s := findStandby(pool.Inventory, record)
+		if s == nil {
+			return nil
+		}
+		_, err := e.place(pool, s.vm.Ref).Await(ctx, func(ctx context.Context, h lease.Holder) bool { return h.Run != id || e.over(ctx, h) })
+		if err != nil && !xapi.IsGone(err, s.vm.Ref) {
+			return leaseError(record.ID, err)
+		}
+	}
+	return nil
 }
 
 // load completes pools by their inventories; those that do not answer are in the error instead.

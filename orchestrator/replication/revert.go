@@ -71,7 +71,7 @@ func (e *Engine) Revert(ctx context.Context, request RevertRequest) (report.Run,
 	err = v.begin(ctx)
 	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
 		// Its process may have died; what recovery removes was part of the view.
-		all, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, v.target), busy.Run)
+		all, failure := saga.RecoverRun(ctx, e.Store, e.recovering(v.target), busy.Run)
 		if failure = errors.Join(failure, failures(all)); failure != nil {
 			e.log().Warn("an earlier run could not be recovered", "run", busy.Run, "cause", failure)
 		}
