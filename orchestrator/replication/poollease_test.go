@@ -19,6 +19,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/state"
+	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
@@ -173,21 +174,25 @@ func (w *world) tidyLeases() {
 	}
 }
 
-// stopped starts a child, stops it in the middle of its transfer, and changes the source. The function that it returns wakes it, and
-// returns what it said in the end.
-func (w *world) stopped() (wake func() string) {
+// stoppedChild is a child that was stopped in the middle of its transfer.
+type stoppedChild struct {
+	*exec.Cmd
+	told output
+}
+
+// stopped starts a child, and stops it when it has begun to write.
+func (w *world) stopped(leaseTime time.Duration) *stoppedChild {
 	w.Helper()
-	command := exec.CommandContext(w.Context(), os.Args[0])
-	command.Env = append(os.Environ(), childVariable+"="+w.dir, leaseVariable+"="+shortLease.String(), limitVariable+"=1MiB/s")
-	var told output
-	command.Stdout, command.Stderr = &told, &told
+	child := &stoppedChild{Cmd: exec.CommandContext(w.Context(), os.Args[0])}
+	child.Env = append(os.Environ(), childVariable+"="+w.dir, leaseVariable+"="+leaseTime.String(), limitVariable+"=1MiB/s")
+	child.Stdout, child.Stderr = &child.told, &child.told
 	disk, err := xapi.GetByUUID(w.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
 	w.must(err)
 	vm, _ := w.replicaVM()
 	before, err := os.ReadFile(w.replicaPath(0))
 	w.must(err)
-	w.must(command.Start())
-	w.Cleanup(func() { _ = command.Process.Kill() })
+	w.must(child.Start())
+	w.Cleanup(func() { _ = child.Process.Kill() })
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		now, err := os.ReadFile(w.replicaPath(0))
 		w.must(err)
@@ -195,19 +200,25 @@ func (w *world) stopped() (wake func() string) {
 			break
 		}
 		if time.Now().After(deadline) {
-			w.Fatalf("the child writes nothing: %s", told.String())
+			w.Fatal("the child writes nothing")
 		}
 	}
-	w.must(command.Process.Signal(syscall.SIGSTOP))
+	w.must(child.Process.Signal(syscall.SIGSTOP))
 	if len(w.writers(disk, vm)) != 1 {
 		w.Fatal("the child has no delegate that holds the replica's disk")
 	}
-	return func() string {
-		w.Helper()
-		w.must(command.Process.Signal(syscall.SIGCONT))
-		_ = command.Wait() // it always ends with an error
-		return told.String()
-	}
+	return child
+}
+
+func (w *world) wake(child *stoppedChild) {
+	w.Helper()
+	w.must(child.Process.Signal(syscall.SIGCONT))
+}
+
+// last waits for a child to end, and returns what it said.
+func (c *stoppedChild) last() string {
+	_ = c.Wait() // it always ends with an error
+	return c.told.String()
 }
 
 // TestHungOrchestratorWakes: an orchestrator is stopped in the middle of a transfer, and its delegates go on. The one on a copy of its state
@@ -218,7 +229,7 @@ func TestHungOrchestratorWakes(t *testing.T) {
 	w.replicate()
 	c := w.copied(shortLease)
 	w.fill(w.vm.VDIs[0], 12*mib, 7)
-	wake := w.stopped()
+	child := w.stopped(shortLease)
 	w.fill(w.vm.VDIs[0], 12*mib, 8) // what the stopped one's delegate would write is old
 
 	remove := w.simB.Fault(xapisim.Rule{Method: "VM.hard_shutdown", Error: &xapisim.Error{Code: "INTERNAL_ERROR"}})
@@ -240,7 +251,8 @@ func TestHungOrchestratorWakes(t *testing.T) {
 		t.Errorf("events %v", run.Events)
 	}
 	c.equal()
-	if told := wake(); !strings.Contains(told, "lease of the replica was lost") {
+	w.wake(child)
+	if told := child.last(); !strings.Contains(told, "lease of the replica was lost") {
 		t.Errorf("the stopped one said %s", told)
 	}
 	c.equal()
@@ -251,6 +263,33 @@ func TestHungOrchestratorWakes(t *testing.T) {
 	}
 	w.replicate()
 	w.equal()
+}
+
+// TestCopyOfARunThatGoesOn: the copy of a state folder, taken in the middle of a run, believes on another host that the run's process is gone.
+// Neither the next run there nor 'gc' touches what the run has made, for as long as it renews its lease.
+func TestCopyOfARunThatGoesOn(t *testing.T) {
+	w := newWorld(t, layout{sizes: []int64{12 * mib}})
+	w.replicate()
+	w.fill(w.vm.VDIs[0], 12*mib, 7)
+	child := w.stopped(longLease)
+	c := w.copied(longLease)
+	w.wake(child)
+	w.must(statetest.GiveAway(t.Context(), c.dir, statetest.Elsewhere))
+	c.store.SetClock(func() time.Time { return time.Now().Add(2 * state.LeaseTime) })
+	c.request.Trust = true // as the child's
+	if run, err := c.engine.Replicate(t.Context(), c.request); !errors.As(err, new(*replication.LeaseError)) || run.ID != "" {
+		t.Errorf("the copy's run %q: %v", run.ID, err)
+	}
+	if _, err := c.engine.Recover(t.Context(), c.a, c.b); !errors.As(err, new(*replication.LeaseError)) {
+		t.Errorf("the copy's gc: %v", err)
+	}
+	child.last()
+	if runs, err := w.store.Runs(t.Context(), 1); err != nil || runs[0].Report.State != report.StateCommitted {
+		t.Errorf("the run was disturbed: %+v, %v", runs[0].Report, err)
+	}
+	w.equal()
+	c.recover()
+	w.tidy(2)
 }
 
 // TestChoresBesideARun: while one orchestrator is at work on a replica, none on a copy of its state folder reverts, resyncs or detaches it.
