@@ -9,7 +9,7 @@
 //
 // Markers are keys of other_config. Clones, snapshots and reverts copy them, so each marker names the uuid of the object that
 // it was written for: on any other object it is a stranger's, who is never written, never collected, only reported
-// (xapi-facts §14.2).
+// (xapi-facts §14.2). The keys of a lease (package lease) are no marker: a late call may add one to an object that is nobody's any more.
 //
 // Trust is a ladder. A cached manifest stands for the replica's content only when every rung holds: the markers and the state
 // database agree, the replica has not run, its disks are the same and nobody else held them. A rung that fails costs a scan

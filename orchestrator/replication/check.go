@@ -83,7 +83,7 @@ func (r *run) judgeAgain(ctx context.Context, g gatherer) error {
 		return err
 	}
 	if r.leaves != nil {
-		evidence.Leaves = r.leaves
+		evidence.Leaves = r.leavesNow(evidence.Disks, disks)
 	}
 	decision := replica.Trust(evidence)
 	if !decision.Writable {

@@ -31,6 +31,9 @@
 //     restore point boots as it was; see setting. What protects it is put back each time.
 //   - The newest restore point stays as it is until another one is committed. Where none can be made the last one is kept.
 //   - A revert to a restore point that was interrupted is finished by whoever comes next; see revert.go.
+//   - Whoever changes a replica has its lease, from before the first change until after the last; see tenure.go and package lease. Once it is lost
+//     nothing more is changed, but for the removal of what the run has made. Who takes over from one that did not give it back halts the delegates
+//     that hold the replica's disks first. Verifying a replica changes nothing of it and needs none.
 //   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
 //   - A test starts a clone of a restore point, which no run and no retention touches; see rehearse.go. It goes on beside the replica's runs.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError. Before its disks are plugged they

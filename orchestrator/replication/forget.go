@@ -38,7 +38,7 @@ func (e *Engine) forget(ctx context.Context, id string, pools []*delegate.Pool) 
 	var left error
 	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
 		answering, silent := load(ctx, pools)
-		recovered, failure := saga.RecoverRun(ctx, e.Store, Undoers(e.Store, answering...), busy.Run)
+		recovered, failure := saga.RecoverRun(ctx, e.Store, e.recovering(answering...), busy.Run)
 		if failure != nil {
 			return report.Run{}, failure
 		}

@@ -198,6 +198,19 @@ func (r *run) largest(disk inventory.Disk) int64 {
 	return largest
 }
 
+// leavesNow are the leaves as they were tested, with what the pool says of the disks now that they are plugged. Between the test and the plug
+// somebody could write, and let go of the disk again: where the pool has noticed that it takes more than before, it is scanned.
+func (r *run) leavesNow(evidence []replica.DiskEvidence, disks map[string]inventory.Disk) []replica.LeafEvidence {
+	leaves := slices.Clone(r.leaves)
+	for i, leaf := range leaves {
+		at := slices.IndexFunc(evidence, func(e replica.DiskEvidence) bool { return e.Disk == leaf.Disk })
+		if at >= 0 && leaf.Foreign == "" && leaf.Against == "" && r.restsOnManifest(leaf.Disk) {
+			leaves[i].Against = r.grown(evidence[at], disks[leaf.Disk])
+		}
+	}
+	return leaves
+}
+
 // grown compares what a thin SR says a disk takes with what it said after the last commit. It lags too often to speak for a disk,
 // or for somebody's writes; where it speaks against it, the disk is scanned.
 func (r *run) grown(e replica.DiskEvidence, disk inventory.Disk) string {

@@ -40,11 +40,12 @@ func TestKillMatrix(t *testing.T) {
 	m.failovers()
 	m.undos()
 	m.plannedFailovers()
+	m.copies()
 	m.resyncs()
 	m.tests()
 	m.detaches()
 	t.Logf("%d kills\n%-9s %-6s %-34s %-6s %s\n%s", len(m.rows), "run", "killed", "step", "then", "outcome", strings.Join(m.rows, "\n"))
-	for _, outcome := range []string{resumed, rolledBack, committed} {
+	for _, outcome := range []string{resumed, rolledBack, committed, tookOver} {
 		if m.seen[outcome] == 0 {
 			t.Errorf("no kill ended as %q", outcome)
 		}
@@ -56,6 +57,7 @@ const (
 	resumed    = "resumed"
 	rolledBack = "rolled back"
 	committed  = "had committed"
+	tookOver   = "taken over" // by an orchestrator on a copy of the state folder
 )
 
 var objectCalls = regexp.MustCompile(`: (VM\.(snapshot|clone|create|destroy|revert)|VDI\.(clone|create|destroy|data_destroy)) 1$`)

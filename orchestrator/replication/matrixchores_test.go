@@ -54,6 +54,34 @@ func (m *matrix) diverge() {
 	m.must(m.b.API.Run(m.Context(), "VM.hard_shutdown", nil, ref))
 }
 
+// copies kills runs whose successor knows nothing of them: an orchestrator on a copy of the state folder. It waits for the lease, and halts the
+// delegates that are left. What else the dead run made is for its own state folder to remove.
+func (m *matrix) copies() {
+	successor := m.copied(shortLease)
+	borders := []string{"after mark dirty"}
+	if *wholeMatrix {
+		borders = []string{"after take the lease", "after prepare the target", "after spawn", "after mark dirty", "before commit", "after commit", "before clean up"}
+	}
+	for _, border := range borders {
+		m.change()
+		m.dieAt(border, leaseVariable+"="+shortLease.String())
+		m.change()
+		if run := successor.replicate(); !hasEvent(run, "lease-taken-over") {
+			m.Errorf("%s: events %v", border, run.Events)
+		}
+		successor.equal()
+		m.recover()
+		successor.equal()
+		m.tidy(len(m.points()))
+		m.tidyLeases()
+		when, step, _ := strings.Cut(border, " ")
+		m.tell("copied", when, step, "copy", tookOver)
+	}
+	m.engine.SetLeaseTime(0)
+	m.replicate()
+	m.equal()
+}
+
 // resyncs kills resyncs: either the hold is still there and another one lifts it, or it is lifted. What the replica held is kept.
 func (m *matrix) resyncs() {
 	chore := choreVariable + "=" + string(state.RunResync)

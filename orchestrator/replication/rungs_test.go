@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -287,6 +288,32 @@ func TestLeafOfARunThatDidNotCommit(t *testing.T) {
 		t.Errorf("compared %s at rung %s: %s", d.Mode, d.Rung, d.Cause)
 	}
 	w.equal()
+}
+
+// TestWrittenBeforeThePlug: somebody writes to the replica between the look at its leaf and the plugging of its disk. The pool notices that the
+// disk takes more, and it is scanned.
+func TestWrittenBeforeThePlug(t *testing.T) {
+	w := newWorld(t, layout{sizes: []int64{24 * mib}})
+	w.request.Trust = true
+	w.replicate()
+	target := w.b
+	w.interrupt("VBD.plug", nil, func() {
+		noise := make([]byte, 4*mib)
+		_, _ = rand.NewChaCha8([32]byte{9}).Read(noise)
+		w.write(w.replicaPath(0), 17*mib, noise)
+		sr, err := xapi.GetByUUID(t.Context(), target.API, "SR", w.record().TargetSR)
+		w.must(err)
+		w.must(target.API.Run(t.Context(), "SR.scan", nil, sr))
+	})
+	run := w.replicate()
+	if d := run.Disks[0]; d.Mode != report.Untrusted || !hasEvent(run, "trust-untested") {
+		t.Errorf("mode %s (%s), events %v", d.Mode, d.Cause, run.Events)
+	}
+	w.equal()
+	w.request.Target = target
+	if d := w.replicate().Disks[0]; d.Mode != report.Trusted {
+		t.Errorf("the next run: mode %s (%s)", d.Mode, d.Cause)
+	}
 }
 
 // TestLeafCannotBeTested: each time the run says so and scans.

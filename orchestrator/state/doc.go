@@ -22,6 +22,7 @@
 //
 // Several processes may have one directory open. A run belongs to the process that began it (Owner); what changes a run, or
 // the replica that it works on, is refused to others with ErrNotOwner, and a replica has at most one unfinished run, as has a job.
+// That this database is a copy of another one in use it cannot know; package lease sees to it.
 // The owner gives signs of life and looks for the wish to cancel (Keep). When it is dead, or silent for LeaseTime on another host,
 // its run can be taken over: by a run that goes on in its place, or by package saga, which cleans up after it.
 //
