@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/understudy-dr/understudy/blockio"
 	"github.com/understudy-dr/understudy/manifest"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
@@ -286,4 +287,23 @@ func TestCBTLies(t *testing.T) {
 	w.whole(w.replicate(), "cbt-begun", "disk 0")
 	w.hinted(w.replicate(), 0)
 	w.oneBaseEach()
+}
+
+// TestCoarserHint: a map that is too large to be sent marks more, and never less.
+func TestCoarserHint(t *testing.T) {
+	const size = 3*manifest.ExtentSize + 5*block + 1
+	fine := blockio.NewAllocationMap(size)
+	for _, off := range []int64{7 * block, manifest.ExtentSize - 1, size - 1} {
+		fine.Mark(off, 1)
+	}
+	for unit := int64(manifest.ExtentSize); unit < 1<<30; unit *= 2 {
+		coarse := replication.Coarser(fine, unit)
+		both := coarse.Clone()
+		if err := both.Union(fine); err != nil || both.Bytes() != coarse.Bytes() {
+			t.Errorf("unit %d: %v, something is not marked any more", unit, err)
+		}
+		if want := min(unit, 3*manifest.ExtentSize) + size - 3*manifest.ExtentSize; unit == manifest.ExtentSize && coarse.Bytes() != want {
+			t.Errorf("unit %d: %d bytes are marked, want %d", unit, coarse.Bytes(), want)
+		}
+	}
 }

@@ -33,6 +33,10 @@ func (r *run) commit(ctx context.Context) error {
 	if err := r.keepUp(ctx); err != nil {
 		return err
 	}
+	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
+	if c.Bases, c.Objects, err = r.keepBases(ctx); err != nil {
+		return err
+	}
 	clean := manifest.State{Generation: r.generation}
 	if err := r.markReplica(ctx, clean); err != nil {
 		return err
@@ -45,10 +49,6 @@ func (r *run) commit(ctx context.Context) error {
 		return fmt.Errorf("restore point: %w", err)
 	}
 	if err := r.checkUnused(ctx, now); err != nil {
-		return err
-	}
-	c := state.Commit{Generation: r.generation, PoolTime: now, Samples: r.samples}
-	if c.Bases, c.Objects, err = r.keepBases(ctx); err != nil {
 		return err
 	}
 	if err := r.saga.Keep(ctx, point...); err != nil {

@@ -34,6 +34,8 @@
 //   - Whoever changes a replica has its lease, from before the first change until after the last; see tenure.go and package lease. Once it is lost
 //     nothing more is changed, but for the removal of what the run has made. Who takes over from one that did not give it back halts the delegates
 //     that hold the replica's disks first. Verifying a replica changes nothing of it and needs none.
+//   - What the source's storage says did not change since the generation that the replica's manifest holds is not read, but for a slice of
+//     it in turn; a base of that is kept between runs, one for each disk, and bound to the generation: see cbt.go.
 //   - A seed, another replica that is looked into for the content of a new disk, is only cloned: see seed.go.
 //   - A test starts a clone of a restore point, which no run and no retention touches; see rehearse.go. It goes on beside the replica's runs.
 //   - A replica that somebody used, or that is not known to be ours, is not written: *HeldError. Before its disks are plugged they

@@ -16,6 +16,9 @@ func (e *Engine) SetReach(reach func(border string)) { e.reach = reach }
 // SetLeaseTime shortens the leases of replicas.
 func (e *Engine) SetLeaseTime(d time.Duration) { e.leaseTime = d }
 
+// Coarser marks whole units.
+var Coarser = coarser
+
 // ReplicateWith is Replicate with something that happens between the look at the pools and the run.
 func (e *Engine) ReplicateWith(ctx context.Context, request Request, between func()) (report.Run, error) {
 	s, err := e.resolve(ctx, request)

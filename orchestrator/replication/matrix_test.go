@@ -152,7 +152,7 @@ func (m *matrix) lastRun() state.Run {
 
 // first kills runs that make the replica.
 func (m *matrix) first() {
-	borders := []string{"before b: VM.create 1", "after b: VM.create 1", "after b: VDI.create 2", "after mark dirty"}
+	borders := []string{"after a: VDI.enable_cbt 1", "before b: VM.create 1", "after b: VM.create 1", "after b: VDI.create 2", "after mark dirty"}
 	for i, border := range borders {
 		m.dieAt(border)
 		outcome, then := rolledBack, "gc"
