@@ -57,9 +57,7 @@ const (
 // tracking is what is known of one disk's change tracking.
 type tracking struct {
 	last     *state.CBTBase // that the last commit left; nil: none
-	ref      xapi.Ref       // of the snapshot's disk
-	uuid     string         // of that
-	tracked  bool           // it can be the next base
+	tracked  bool           // the snapshot's disk can be the next base
 	changed  *blockio.AllocationMap
 	slice    uint32 // of the next run
 	disabled string // why the hint was wrong
@@ -76,6 +74,9 @@ func (d *diskRun) sourceDisk() inventory.Disk {
 	disks := d.subject.disks
 	return disks[slices.IndexFunc(disks, func(s inventory.Disk) bool { return diskName(s.Number) == d.plan.Disk })]
 }
+
+// tracks reports whether the run uses change tracking. By the standard method everything is read, so that there is nothing to spare.
+func (r *run) tracks() bool { return r.request.CBT != CBTOff && r.plan.Method != report.Standard }
 
 // readBases reads what the last commit left.
 func (r *run) readBases(ctx context.Context) error {
@@ -96,7 +97,7 @@ func (r *run) readBases(ctx context.Context) error {
 
 // trackChanges has the pool track the changes of the source's disks, from the snapshot on that comes next. That it cannot is an event.
 func (r *run) trackChanges(ctx context.Context) error {
-	if r.request.CBT == CBTOff {
+	if !r.tracks() {
 		return nil
 	}
 	ours, err := r.store.Tracked(ctx, r.source.Inventory.UUID)
@@ -154,7 +155,7 @@ func whyUntracked(err error) string {
 
 // askChanged asks what changed since the bases. It comes after the snapshot.
 func (r *run) askChanged(ctx context.Context) error {
-	if r.request.CBT == CBTOff {
+	if !r.tracks() {
 		return nil
 	}
 	for _, d := range r.disks {
@@ -171,7 +172,7 @@ func (d *diskRun) askChanged(ctx context.Context) error {
 	if last := d.cbt.last; last != nil && last.Distrusted != "" {
 		return nil
 	}
-	snapshot, err := xapi.GetRecord[xapi.VDI](ctx, d.source.API, classVDI, d.cbt.ref)
+	snapshot, err := xapi.GetRecord[xapi.VDI](ctx, d.source.API, classVDI, d.snapshot.ref)
 	if err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func (d *diskRun) askChanged(ctx context.Context) error {
 		return err
 	}
 	var encoded string
-	if err := d.source.API.Call(ctx, "VDI.list_changed_blocks", &encoded, base, d.cbt.ref); err != nil {
+	if err := d.source.API.Call(ctx, "VDI.list_changed_blocks", &encoded, base, d.snapshot.ref); err != nil {
 		return fmt.Errorf("the pool cannot tell what changed since the last run: %w", err)
 	}
 	bitmap, err := base64.StdEncoding.DecodeString(encoded)

@@ -51,7 +51,7 @@ func (r *run) keepBases(ctx context.Context) (bases []state.CBTBase, objects []s
 	for i, d := range made {
 		failure := err
 		if failure == nil {
-			failure = stripData(ctx, r.source.API, d.cbt.ref)
+			failure = stripData(ctx, r.source.API, d.snapshot.ref)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -62,7 +62,7 @@ func (r *run) keepBases(ctx context.Context) (bases []state.CBTBase, objects []s
 		case d.cbt.changed == nil:
 			r.report.event(causeCBTBegun, "disk %s: changes are tracked from now on, and the next run reads only those", d.plan.Disk)
 		}
-		bases = append(bases, state.CBTBase{Disk: d.plan.Disk, SourceVDI: d.plan.SourceVDI, VDI: d.cbt.uuid, Generation: r.generation, Slice: d.cbt.slice})
+		bases = append(bases, state.CBTBase{Disk: d.plan.Disk, SourceVDI: d.plan.SourceVDI, VDI: d.snapshot.vdi.UUID, Generation: r.generation, Slice: d.cbt.slice})
 		objects = append(objects, recorded[i])
 	}
 	return bases, objects, nil
@@ -73,14 +73,14 @@ func (r *run) recordBases(ctx context.Context, disks []*diskRun) (recorded []sta
 	for _, d := range disks {
 		_, object, err := create(ctx, r.saga, creation{
 			pool: r.source, class: classVDI, kind: replica.KindCBTBase, origin: d.plan.SourceVDI,
-			call: func(context.Context, string, maker) (xapi.Ref, error) { return d.cbt.ref, nil }, // it is there
+			call: func(context.Context, string, maker) (xapi.Ref, error) { return d.snapshot.ref, nil }, // it is there
 		})
 		if err != nil {
 			return nil, err
 		}
 		recorded = append(recorded, object)
-		err = r.mark(ctx, r.source.API, classVDI, d.cbt.ref, replica.Marker{
-			Kind: replica.KindCBTBase, Self: d.cbt.uuid, Source: d.plan.SourceVDI, Disk: d.plan.Disk, State: manifest.State{Generation: r.generation},
+		err = r.mark(ctx, r.source.API, classVDI, d.snapshot.ref, replica.Marker{
+			Kind: replica.KindCBTBase, Self: d.snapshot.vdi.UUID, Source: d.plan.SourceVDI, Disk: d.plan.Disk, State: manifest.State{Generation: r.generation},
 		})
 		if err != nil {
 			return nil, err
@@ -92,9 +92,9 @@ func (r *run) recordBases(ctx context.Context, disks []*diskRun) (recorded []sta
 // dropSnapshot removes the snapshot's VM, and those of its disks that are to be no bases.
 func (r *run) dropSnapshot(ctx context.Context, bases []*diskRun) error {
 	for _, d := range r.disks {
-		vdi, err := xapi.GetRecord[xapi.VDI](ctx, r.source.API, classVDI, d.cbt.ref)
+		vdi, err := xapi.GetRecord[xapi.VDI](ctx, r.source.API, classVDI, d.snapshot.ref)
 		if err == nil {
-			err = heldByOthers(ctx, r.source.API, vdi, func(holder xapi.Ref, _ xapi.VM) bool { return holder == r.snapshot })
+			err = heldByOthers(ctx, r.source.API, vdi, func(holder xapi.Ref, _ xapi.VM) bool { return holder == r.snapshotVM })
 		}
 		if err != nil {
 			return err
@@ -104,11 +104,11 @@ func (r *run) dropSnapshot(ctx context.Context, bases []*diskRun) error {
 		if slices.Contains(bases, d) {
 			continue
 		}
-		if err := xapi.DestroyVDI(ctx, r.source.API, d.cbt.ref); err != nil {
+		if err := xapi.DestroyVDI(ctx, r.source.API, d.snapshot.ref); err != nil {
 			return err
 		}
 	}
-	return xapi.Destroy(ctx, r.source.API, classVM, r.snapshot)
+	return xapi.Destroy(ctx, r.source.API, classVM, r.snapshotVM)
 }
 
 // stripData frees a snapshot's data; what changed up to it stays known (xapi-facts §11).

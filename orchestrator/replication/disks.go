@@ -19,7 +19,7 @@ type diskRun struct {
 	*run
 	plan DiskPlan
 
-	snapshot                   heldDisk // that is exported, by the standard method
+	snapshot                   heldDisk // the snapshot's disk
 	clone                      xapi.Ref // of the snapshot's disk, in the source pool, by the enhanced one
 	vdi                        xapi.Ref // of the replica, in the target pool
 	uuid                       string   // of that

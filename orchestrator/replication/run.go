@@ -37,7 +37,7 @@ type run struct {
 	made        []state.Object // of the replica; kept once they may hold data
 	disks       []*diskRun
 	seeds       []*seedRun
-	snapshot    xapi.Ref        // of the source VM
+	snapshotVM  xapi.Ref        // of the source
 	bases       []state.CBTBase // that the last commit left
 	samples     int64           // of each disk that were read back
 	delegates   delegates

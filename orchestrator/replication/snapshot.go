@@ -39,7 +39,7 @@ func (r *run) prepareSource(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.snapshot = ref
+	r.snapshotVM = ref
 	err = r.mark(ctx, api, classVM, ref, replica.Marker{Kind: replica.KindSnapshot, Self: object.UUID, Source: r.vm.UUID})
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (r *run) checkDisks(disks []heldDisk) error {
 // cloneDisk marks a disk of the snapshot and clones it, unless its pool is to read it.
 func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 	api := r.source.API
-	d.cbt.ref, d.cbt.uuid = from.ref, from.vdi.UUID
+	d.snapshot = from
 	err := r.mark(ctx, api, classVDI, from.ref, replica.Marker{
 		Kind: replica.KindSnapshotDisk, Self: from.vdi.UUID, Source: d.plan.SourceVDI, Disk: d.plan.Disk,
 	})
@@ -89,7 +89,6 @@ func (r *run) cloneDisk(ctx context.Context, d *diskRun, from heldDisk) error {
 		return err
 	}
 	if r.plan.Method == report.Standard {
-		d.snapshot = from
 		return nil
 	}
 	ref, object, err := create(ctx, r.saga, creation{

@@ -127,7 +127,7 @@ func (r *run) findMade(ctx context.Context, objects []state.Object) (why string,
 		switch replica.Kind(o.Kind) {
 		case replica.KindSnapshot:
 			snapshot = true
-			if r.snapshot, err = xapi.GetByUUID(ctx, r.source.API, classVM, o.UUID); err != nil && !xapi.IsCode(err, codeUUIDInvalid) {
+			if r.snapshotVM, err = xapi.GetByUUID(ctx, r.source.API, classVM, o.UUID); err != nil && !xapi.IsCode(err, codeUUIDInvalid) {
 				return "", err
 			}
 		case replica.KindReplica, replica.KindReplicaDisk:
@@ -159,7 +159,7 @@ func (r *run) findClone(ctx context.Context, o state.Object) error {
 	marker, owner, _ := replica.Read(r.store.Installation().UUID, vdi.UUID, vdi.OtherConfig) // a malformed marker is one that was not finished
 	for _, d := range r.disks {
 		if owner == replica.Ours && marker.Run == r.id && marker.Disk == d.plan.Disk {
-			d.clone, d.cbt.uuid = ref, marker.Source
+			d.clone, d.snapshot.vdi.UUID = ref, marker.Source
 		}
 	}
 	return nil
@@ -169,7 +169,7 @@ func (r *run) findClone(ctx context.Context, o state.Object) error {
 func (r *run) takeUpTracking(ctx context.Context) error {
 	for _, d := range r.disks {
 		var err error
-		if d.cbt.ref, err = xapi.GetByUUID(ctx, r.source.API, classVDI, d.cbt.uuid); err != nil {
+		if d.snapshot.ref, err = xapi.GetByUUID(ctx, r.source.API, classVDI, d.snapshot.vdi.UUID); err != nil {
 			return fmt.Errorf("disk %s of the source's snapshot: %w", d.plan.Disk, err)
 		}
 	}

@@ -45,11 +45,17 @@ type way struct {
 }
 
 var ways = []way{
-	{"first copy", false, func(*replication.Request) {}},
-	{"1 % changed", true, func(*replication.Request) {}},
-	{"1 % changed, trusted", true, func(r *replication.Request) { r.Trust = true }},
-	{"unchanged, trusted", false, func(r *replication.Request) { r.Trust = true }},
+	{"first copy", false, untracked},
+	{"1 % changed", true, untracked},
+	{"1 % changed, trusted", true, func(r *replication.Request) { r.Trust = true; untracked(r) }},
+	{"unchanged, trusted", false, func(r *replication.Request) { r.Trust = true; untracked(r) }},
+	{"CBT begins", false, func(r *replication.Request) { r.Trust = true }},
+	{"1 % changed, CBT", true, func(*replication.Request) {}},
+	{"1 % changed, trusted, CBT", true, func(r *replication.Request) { r.Trust = true }},
+	{"unchanged, trusted, CBT", false, func(r *replication.Request) { r.Trust = true }},
 }
+
+func untracked(r *replication.Request) { r.CBT = replication.CBTOff }
 
 func measure(ctx context.Context, sizeText, folder string) (err error) {
 	size, err := humanize.ParseBytes(sizeText)
