@@ -143,3 +143,18 @@ func TestCloneSharesNothing(t *testing.T) {
 		t.Errorf("the clone changed with the original (-want +got):\n%s", diff)
 	}
 }
+
+// TestAssumedIsTold: whoever reads the table sees that a root rests on what was not read.
+func TestAssumedIsTold(t *testing.T) {
+	run := sample()
+	run.Disks = run.Disks[:1]
+	run.Disks[0].Assumed, run.Disks[0].Hinted = 3<<30, 64<<10
+	rows := report.Rows("hinted", run)
+	var out bytes.Buffer
+	if err := report.WriteTable(&out, rows); err != nil {
+		t.Fatal(err)
+	}
+	if rows[0].Hinted != 64<<10 || !strings.Contains(out.String(), "run hinted: 3.0 GiB were not read but assumed") {
+		t.Errorf("%+v\n%s", rows[0], out.String())
+	}
+}
