@@ -153,14 +153,14 @@ func TestRequests(t *testing.T) {
 	w := newWorld(t, 19, "web")
 	w.change(func(d *job.Definition) {
 		d.DiskSRs, d.Networks, d.NamePattern = map[string]string{"0": "source"}, map[string]string{"lan": "dmz"}, "{vm}-dr"
-		d.Options = job.Options{Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full",
+		d.Options = job.Options{Method: report.Standard, Direction: report.Pull, Trust: true, KeepTarget: true, NewMACs: true, ReadBack: "full",
 			Retention: 7, RequireRestorePoint: true, DropVTPM: true, Consistency: report.ConsistencyPaused}
 	})
 	var got replication.Request
 	w.fake.do = record(&got)
 	run := w.run(report.StateCommitted, runner.RunOptions{})
 	want := replication.Request{
-		Source: got.Source, Target: got.Source, VM: w.vms["web"], SR: "target", DiskSRs: w.job.Definition.DiskSRs, Direction: report.Pull, Trust: true,
+		Source: got.Source, Target: got.Source, VM: w.vms["web"], SR: "target", DiskSRs: w.job.Definition.DiskSRs, Method: report.Standard, Direction: report.Pull, Trust: true,
 		NetworkMap: w.job.Definition.Networks, NewMACs: true, NamePattern: "{vm}-dr", ReadBack: replication.ReadBackFull, JobRun: run.ID,
 		Retention: 7, RequireRestorePoint: true, DropVTPM: true, Consistency: report.ConsistencyPaused,
 	}
