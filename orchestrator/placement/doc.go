@@ -9,6 +9,8 @@
 //	target pool ─┼─▶ MakePlan ─▶ Plan ────┤
 //	VM, SR      ─┘        └─▶ Infeasible  └─ two: a host a side, one dials the other
 //
+// With Request.NoDelegates there are none to place; space, formats and what a snapshot needs are looked at as ever.
+//
 // Addresses are not leased here, because that needs a memory; this package only reads the ranges they come from
 // (ParseAddresses).
 package placement

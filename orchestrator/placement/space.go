@@ -53,23 +53,32 @@ func spaceNeeded(request Request, disks []inventory.Disk, found *findings) []Spa
 		}
 		need(SideSource, sr, copies*roundUp(disk.VDI.VirtualSize))
 	}
+	written := map[string]int64{} // what a thin SR takes for certain, by its uuid
 	for _, disk := range disks {
-		sr := request.Target.SRs[request.targetSR(disk.Number)]
-		need(SideTarget, sr, max(roundUp(disk.VDI.VirtualSize)-request.existing(disk.Number), 0))
+		sr, size := request.Target.SRs[request.targetSR(disk.Number)], roundUp(disk.VDI.VirtualSize)
+		existing := request.existing(disk.Number)
+		if request.NoDelegates && existing > 0 && inventory.Thin(sr) { // written whole, over the last restore point
+			existing = 0
+			written[sr.UUID] += size
+		}
+		need(SideTarget, sr, max(size-existing, 0))
 	}
 	for _, space := range spaces {
-		found.space(space, records[space.SRUUID])
+		found.space(space, records[space.SRUUID], written[space.SRUUID])
 	}
 	return spaces
 }
 
-// space judges one SR. One that does not tell its size is not judged.
-func (f *findings) space(s Space, sr xapi.SR) {
+// space judges one SR, that takes so much for certain if it is thin. One that does not tell its size is not judged.
+func (f *findings) space(s Space, sr xapi.SR, written int64) {
 	name := srSubject(sr)
 	switch floor := sr.PhysicalSize / 100 * thinFloorPercent; {
 	case !s.Known:
 	case s.Thin && s.Free < floor:
 		f.error(CodeSpace, name, "free space on it or enlarge it", "%s has %d MiB free, less than %d %% of its size", name, s.Free>>20, thinFloorPercent)
+	case s.Thin && s.Free-written < floor:
+		f.error(CodeSpace, name, "free space on it or enlarge it, or keep fewer restore points",
+			"%s has %d MiB free, a copy writes %d MiB anew, and %d %% of it are to stay free", name, s.Free>>20, (written+1<<20-1)>>20, thinFloorPercent)
 	case !s.Thin && s.Free < s.Needed:
 		f.error(CodeSpace, name, "free space on it, or use a thin SR, where disks and snapshots take only what is written",
 			"%s has %d MiB free, the %s side needs %d MiB", name, s.Free>>20, s.Side, (s.Needed+1<<20-1)>>20)

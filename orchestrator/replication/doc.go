@@ -1,5 +1,6 @@
 // Package replication carries out the replication of one VM: every disk of it, from a consistent look at both pools to a
-// commit of the VM as a whole. It decides and records; the data goes from delegate to delegate. With the same means it verifies a
+// commit of the VM as a whole. It decides and records; the data goes from delegate to delegate or, by the standard method and where no
+// delegate can run, through the pools' own export and import (standard.go). With the same means it verifies a
 // replica, starts a clone of a restore point to see whether it boots, and tries a delegate out on a scratch disk.
 //
 //	      inventory ─▶ trust ─▶ placement                      Plan: a value, printed by a dry run
@@ -18,6 +19,8 @@
 //
 //   - The source VM is only snapshotted, and on demand paused for that, which is undone like everything that a run makes (pause.go); the
 //     snapshot's disks are read through clones.
+//   - By the standard method the same holds, but that nobody has the replica's disks all the while, which is looked after at the commit,
+//     and that a run which was cut begins anew.
 //   - Before the first byte is written, 'dirty' with the run's generation is durable in the state database and in the
 //     markers of the replica and its disks. 'Clean' is written after every disk has been flushed and unplugged, and after the
 //     results of both ends, the composed manifest and the roots agree.

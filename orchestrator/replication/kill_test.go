@@ -29,6 +29,9 @@ const limitVariable = "REPLICATION_TEST_LIMIT"
 // consistencyVariable is how it has the source snapshotted.
 const consistencyVariable = "REPLICATION_TEST_CONSISTENCY"
 
+// methodVariable is the method that it replicates by.
+const methodVariable = "REPLICATION_TEST_METHOD"
+
 // revertVariable has it revert the replica to this restore point instead.
 const revertVariable = "REPLICATION_TEST_REVERT"
 
@@ -77,7 +80,7 @@ func child(ctx context.Context, dir string) error {
 		return errors.Join(err, errors.New("the child was to be killed before"))
 	}
 	_, err = engine.Replicate(ctx, replication.Request{
-		Limit: limit, Source: pools["a"], Target: cmp.Or(pools["b"], pools["a"]), VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
+		Limit: limit, Method: report.Method(os.Getenv(methodVariable)), Source: pools["a"], Target: cmp.Or(pools["b"], pools["a"]), VM: "web", SR: "target", Direction: report.Push, OverwriteTarget: true, Trust: true,
 		Consistency: report.Consistency(os.Getenv(consistencyVariable)),
 		CBT:         replication.CBT(os.Getenv(cbtVariable)),
 	})

@@ -36,6 +36,7 @@ func TestKillMatrix(t *testing.T) {
 	m.first()
 	m.replications()
 	m.pauses()
+	m.copies()
 	m.reverts()
 	m.failovers()
 	m.undos()
@@ -228,6 +229,55 @@ func (m *matrix) replications() {
 	m.replicate()
 	m.equal()
 }
+
+// copies kills runs by the standard method: at borders, and in the middle of an import. None goes on.
+func (m *matrix) copies() {
+	method := methodVariable + "=" + string(report.Standard)
+	m.request.Method = report.Standard
+	defer func() { m.request.Method = "" }()
+	borders := []string{inAnImport, "after mark dirty", "after copy", "after b: VM.snapshot 1"}
+	if *wholeMatrix {
+		borders = append([]string{inAnImport}, m.borders(method)...)
+	}
+	for i, border := range borders {
+		m.change()
+		points := m.points()
+		last := m.content(points[0])
+		if border == inAnImport {
+			before := m.simB.Calls(importing)
+			m.killWhen(border, func() bool { return m.simB.Calls(importing) > before+3 }, method, limitVariable+"=1MiB/s")
+		} else {
+			m.dieAt(border, method)
+		}
+		dead := m.lastRun().Report
+		m.change()
+		done := m.record().Disks[0].State.String() == "clean:"+dead.Generation
+		outcome, then := rolledBack, "gc"
+		if done {
+			outcome = committed
+		}
+		if i%2 == 0 {
+			m.recover()
+		} else {
+			then = "again"
+			if run := m.replicate(); run.ID == dead.ID {
+				m.Error("a copy went on")
+			}
+			m.equal()
+		}
+		if points := m.points(); !done && i%2 == 0 && m.content(points[0]) != last {
+			m.Error("the last restore point changed")
+		}
+		m.tidy(len(m.points()))
+		when, step, _ := strings.Cut(border, " ")
+		m.tell("standard", when, step, then, outcome)
+	}
+	m.replicate()
+	m.equal()
+}
+
+// inAnImport is no border: the disks are being imported.
+const inAnImport = "while importing"
 
 func (m *matrix) stateOf(point xapi.VM) manifest.State {
 	m.Helper()

@@ -9,8 +9,8 @@
 // of the API is an *Error with the code that the API gave. Ensure, Make and CopyVM are for callers that know how to see whether it was:
 // they look, and call again if it was not.
 //
-//	     Call, Events                        Run, Import, ImportDisk
-//	         │                                │  Async.<method>, or PUT /import → task → event.from → result (XML)
+//	     Call, Events                        Run, Import, ImportDisk, ExportDisk
+//	         │                                │  Async.<method>, or an HTTP handler → task → event.from → result (XML)
 //	         ▼                                ▼
 //	┌─ do: repeat (table in repeat.go), log in again, fail over ──────┐
 //	│    roundTrip: at most 20 at once, limits, watch for silence     │
