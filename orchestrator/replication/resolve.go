@@ -273,9 +273,9 @@ func (s *subject) place() (err error) {
 	return err
 }
 
-// dialling is the direction; empty where one delegate serves both sides, so that nobody dials.
+// dialling is the direction; empty where one delegate serves both sides, or there is none, so that nobody dials.
 func (s *subject) dialling() report.Direction {
-	if len(s.plan.Placement.Delegates) == 1 {
+	if len(s.plan.Placement.Delegates) == 1 || s.request.method() == report.Standard {
 		return ""
 	}
 	return s.request.Direction
@@ -299,7 +299,7 @@ func (s *subject) describe() {
 	if s.unplaced != nil {
 		s.findings = append(s.findings, s.unplaced.Findings...)
 	}
-	if s.dialling() == "" {
+	if len(s.plan.Placement.Delegates) == 1 {
 		s.noteOneDelegate()
 	}
 	s.planSeeds()
