@@ -243,12 +243,11 @@ func TestStandardFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	before := w.simB.Calls(importing)
-	var left time.Time
 	w.engine.SetReach(nil)
-	w.when(func() bool { return w.simB.Calls(importing) > before+3 }, func() { left = time.Now(); cancel() })
+	w.when(func() bool { return w.simB.Calls(importing) > before+3 }, cancel)
 	run, err := w.engine.Replicate(ctx, w.request)
-	if !errors.Is(err, context.Canceled) || run.State != report.StateCancelled || time.Since(left) > 5*time.Second {
-		t.Errorf("cancelled: the run is %s after %v, %v", run.State, time.Since(left), err)
+	if !errors.Is(err, context.Canceled) || run.State != report.StateCancelled { // that would have sent for four seconds
+		t.Errorf("cancelled: the run is %s, %v", run.State, err)
 	}
 	w.isUndone(committed, want)
 

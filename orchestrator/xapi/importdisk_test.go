@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
@@ -88,9 +87,8 @@ func TestImportDisk(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	o = pieces(fresh, [2]int{0, size})
 	o.Body = io.MultiReader(io.LimitReader(o.Body, 1<<20), leaving{ctx, cancel})
-	began := time.Now()
-	if err := write(ctx, o); !errors.Is(err, context.Canceled) || time.Since(began) > 5*time.Second {
-		t.Errorf("a caller who has left: %v, after %v", err, time.Since(began))
+	if err := write(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller who has left: %v", err)
 	}
 	must(client.ImportDisk(t.Context(), xapi.DiskImport{VDI: disk, SR: record.SR, Body: bytes.NewReader(xapi.AppendPiece(nil, 0, 0)), Size: xapi.PieceHeader}))
 	if err := write(t.Context(), xapi.DiskImport{}); err == nil {
