@@ -24,7 +24,7 @@ import (
 const (
 	borderVariable = "REPLICATION_TEST_BORDER" // the border at which the child kills itself
 	listVariable   = "REPLICATION_TEST_LIST"   // the file in which it lists those that it reaches
-	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach, failover, undo-failover, planned-failover, test-replica
+	choreVariable  = "REPLICATION_TEST_CHORE"  // what it does instead of replicating: resync, detach, failover, undo-failover, planned-failover, test-replica, end-test
 )
 
 // A border is where the child can be killed: before or after a recorded step, as the engine tells, and before or after a call that
@@ -107,6 +107,8 @@ func doChore(ctx context.Context, engine *replication.Engine, chore string, pool
 		return err
 	}
 	switch state.RunKind(chore) {
+	case endTest:
+		_, err = engine.EndTest(ctx, replication.EndTestRequest{Replica: records[0].ID, Target: target})
 	case state.RunResync:
 		_, err = engine.Resync(ctx, replication.ResyncRequest{Replica: records[0].ID, Target: target})
 	case state.RunDetach:

@@ -14,6 +14,7 @@ import (
 func (m *matrix) tests() {
 	chore := choreVariable + "=" + string(state.RunRehearse)
 	m.replicate()
+	points := len(m.points())
 	m.each("test", m.borders(chore), func(border string, gc bool) string {
 		point := m.points()[0]
 		before := m.content(point)
@@ -30,7 +31,7 @@ func (m *matrix) tests() {
 		} else if test := m.test(replication.TestRequest{Auto: true}); test.Found == nil || test.Found.Outcome != replica.Booted {
 			m.Errorf("tested again it is %+v", test.Found)
 		}
-		m.tidy(replication.DefaultRetention)
+		m.tidy(points)
 		if m.content(m.points()[0]) != before {
 			m.Error("the restore point changed")
 		}
@@ -40,6 +41,31 @@ func (m *matrix) tests() {
 		m.Errorf("the run after the tests is %s: %s", run.Disks[0].Mode, run.Disks[0].Cause)
 	}
 	m.equal()
+}
+
+// endTest is a chore that is no run of its own.
+const endTest = "end-test"
+
+// endsOfTests kills the ends of tests that were left to the administrator. Until an end has begun the clone stands, afterwards gc finishes it.
+func (m *matrix) endsOfTests() {
+	chore, points := choreVariable+"="+endTest, len(m.points())
+	m.test(replication.TestRequest{})
+	m.each("end test", m.borders(chore), func(border string, gc bool) string {
+		m.test(replication.TestRequest{})
+		m.dieAt(border, chore)
+		if gc {
+			m.recover()
+		}
+		outcome := committed
+		if len(m.details().Tests) > 0 {
+			outcome = rolledBack
+			if _, err := m.engine.EndTest(m.Context(), replication.EndTestRequest{Replica: m.record().ID, Target: m.b}); err != nil {
+				m.Errorf("once more: %v", err)
+			}
+		}
+		m.tidy(points)
+		return outcome
+	})
 }
 
 // test tests a restore point, which must be possible.
