@@ -170,7 +170,7 @@ func (e *Engine) findRehearsal(ctx context.Context, request TestRequest) (*rehea
 	return r, r.place()
 }
 
-// choose finds the restore point. What a run that has not committed left behind is none.
+// choose finds the restore point. What a run that has not committed left behind, or did not finish, is none.
 func (r *rehearsal) choose(ctx context.Context) error {
 	left, err := leftBehind(ctx, r.store)
 	if err != nil {
@@ -178,7 +178,7 @@ func (r *rehearsal) choose(ctx context.Context) error {
 	}
 	var points []restorePoint
 	for _, p := range restorePointsOf(r.store.Installation().UUID, r.target.Inventory.VMs, r.standby.vm.Ref) {
-		if !left[p.vm.UUID] {
+		if state := p.marker.State; !left[p.vm.UUID] && !state.Dirty && state.Valid() {
 			points = append(points, p)
 		}
 	}
