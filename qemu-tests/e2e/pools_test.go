@@ -29,7 +29,6 @@ type sites struct {
 	dir    string
 	lan    *lan.LAN
 	store  *state.Store
-	guests func(xapisim.World) xapisim.World
 	engine *replication.Engine
 	a, b   *site
 }
@@ -42,14 +41,17 @@ type site struct {
 
 func newSites(t *testing.T) *sites {
 	t.Helper()
-	return newSitesWith(t, nil)
+	s := openSites(t)
+	s.engine.Dial, s.engine.SpawnTimeout = s.lan.DialContext, 5*time.Minute
+	s.a = s.add("a", "10.77.0.40-10.77.0.49/24", delegateMTU, s.emulated("a"), nil)
+	s.b = s.add("b", "10.77.0.50-10.77.0.59/24", delegateMTU, s.emulated("b"), nil)
+	return s
 }
 
-// newSitesWith has VMs of the pools that are no delegates boot in what guests makes of their world; nil: they have the built-in guest, which
-// boots nothing.
-func newSitesWith(t *testing.T, guests func(xapisim.World) xapisim.World) *sites {
+// openSites makes the orchestrator and the network.
+func openSites(t *testing.T) *sites {
 	t.Helper()
-	s := &sites{T: t, dir: folder(t), lan: network(t), guests: guests}
+	s := &sites{T: t, dir: folder(t), lan: network(t)}
 	secrets, err := state.LoadOrCreateSecrets(filepath.Join(s.dir, "state"), filepath.Join(s.dir, "key"), func(string) string { return "" })
 	s.must(err)
 	s.store, err = state.Open(t.Context(), filepath.Join(s.dir, "state"), secrets)
@@ -59,11 +61,13 @@ func newSitesWith(t *testing.T, guests func(xapisim.World) xapisim.World) *sites
 			t.Error(err)
 		}
 	})
-	s.engine = &replication.Engine{
-		Store: s.store, Dial: s.lan.DialContext, SpawnTimeout: 5 * time.Minute, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}
-	s.a, s.b = s.add("a", "10.77.0.40-10.77.0.49/24"), s.add("b", "10.77.0.50-10.77.0.59/24")
+	s.engine = &replication.Engine{Store: s.store, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	return s
+}
+
+// emulated is the world of a pool whose machines are on the network.
+func (s *sites) emulated(name string) xapisim.World {
+	return qemu.New(qemu.Options{Dir: filepath.Join(s.dir, "machines-"+name), Network: s.lan.Socket()})
 }
 
 func (s *sites) must(err error) {
@@ -73,17 +77,14 @@ func (s *sites) must(err error) {
 	}
 }
 
-// add makes a pool with one shared SR, storage-<name>, and makes it known to the orchestrator.
-func (s *sites) add(name, addresses string) *site {
+// add makes a pool with one shared SR, storage-<name>, and makes it known to the orchestrator. Its delegates are machines of a world, and so
+// are its other VMs when there is one for them: else they have the built-in guest, which boots nothing.
+func (s *sites) add(name, addresses string, mtu int, world, guests xapisim.World) *site {
 	s.Helper()
-	config := xapisim.Config{
+	simulated, err := xapisim.New(xapisim.Config{
 		Name: name, Dir: filepath.Join(s.dir, name), Password: password, SRs: []xapisim.SRConfig{{Name: "storage-" + name, Shared: true}},
-		World: qemu.New(qemu.Options{Dir: filepath.Join(s.dir, "machines-"+name), Network: s.lan.Socket()}),
-	}
-	if s.guests != nil {
-		config.Guests = s.guests(config.World)
-	}
-	simulated, err := xapisim.New(config)
+		World: world, Guests: guests,
+	})
 	s.must(err)
 	s.Cleanup(simulated.Close)
 	client, err := xapi.Dial(s.Context(), xapi.Config{
@@ -100,7 +101,7 @@ func (s *sites) add(name, addresses string) *site {
 	for _, pool := range pools { // there is one
 		s.must(s.store.AddPool(s.Context(), state.Pool{
 			UUID: pool.UUID, Name: name, Addresses: simulated.Addresses(), Username: "root", Password: password,
-			Fingerprints: simulated.Fingerprints(), DelegateAddresses: addresses, DelegateMTU: delegateMTU,
+			Fingerprints: simulated.Fingerprints(), DelegateAddresses: addresses, DelegateMTU: mtu,
 		}))
 	}
 	return &site{Pool: simulated, delegates: &delegate.Pool{Name: name, API: client, Store: s.store}}

@@ -8,16 +8,19 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
+	"github.com/understudy-dr/understudy/orchestrator/ratelimit"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
+	"github.com/understudy-dr/understudy/qemu-tests/worlds"
 	"github.com/understudy-dr/understudy/qemu-tests/xapisim"
 )
 
@@ -38,15 +41,18 @@ func (w configured) Start(ctx context.Context, m xapisim.Machine) (xapisim.Guest
 }
 
 // TestARestorePointBoots: a run is killed in the middle of overwriting a replica. The newest restore point boots in QEMU, from its firmware
-// to an agent that reports, although the replica's own disk is torn. With its boot sector destroyed it does not, by the same test.
+// to an agent that reports, although the replica's own disk is torn. With its boot sector destroyed it does not, by the same test. The delegates are
+// processes here: that they boot, other tests show.
 func TestARestorePointBoots(t *testing.T) {
 	t.Parallel()
-	s := newSitesWith(t, func(w xapisim.World) xapisim.World {
-		_, _, data := configuration(t, "10.77.0.60/24")
-		return configured{w, data}
-	})
-	for _, p := range []*site{s.a, s.b} {
-		s.deploy(p)
+	s := openSites(t)
+	_, _, data := configuration(t, "10.77.0.60/24")
+	for name, site := range map[string]**site{"a": &s.a, "b": &s.b} {
+		addresses := map[string]string{"a": "127.98.0.10-127.98.0.19/8", "b": "127.98.0.20-127.98.0.29/8"}[name]
+		processes := worlds.NewProcess(s.program(), filepath.Join(s.dir, "processes-"+name))
+		*site = s.add(name, addresses, 0, processes, configured{s.emulated(name), data})
+		_, err := (*site).AddDelegateTemplate("storage-"+name, "1.0")
+		s.must(err)
 	}
 	const size = 96 * mib
 	system, err := os.ReadFile(filepath.Join(image, "boot.raw"))
@@ -72,7 +78,7 @@ func TestARestorePointBoots(t *testing.T) {
 	}
 
 	began := time.Now()
-	first := s.rehearse(5 * time.Minute)
+	first := s.rehearse(10 * time.Minute) // on a busy computer
 	took := time.Since(began)
 	if first.Found.Outcome != replica.Booted || !strings.Contains(first.Found.Cause, "reported version 8.0") {
 		t.Fatalf("the restore point before the killed run: %+v", first.Found)
@@ -98,6 +104,18 @@ func TestARestorePointBoots(t *testing.T) {
 			t.Errorf("VM %s is left, %s", vm.NameLabel, vm.PowerState)
 		}
 	}
+}
+
+// program builds the delegate's program.
+func (s *sites) program() string {
+	s.Helper()
+	path := filepath.Join(s.dir, "abd")
+	build := exec.Command("go", "build", "-o", path, "github.com/understudy-dr/understudy/cmd/abd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		s.Fatalf("go build: %v\n%s", err, out)
+	}
+	return path
 }
 
 // rehearse tests the newest restore point.
@@ -141,11 +159,14 @@ func (s *sites) tear() {
 	s.Helper()
 	engine := *s.engine
 	engine.ResumeWindow = -1
+	slow, err := ratelimit.Parse("16MB/s")
+	s.must(err)
 	ctx, stop := context.WithCancel(s.Context())
 	killed := make(chan error, 1)
 	go func() { killed <- s.killWhenWritten(ctx) }()
 	run, err := engine.Replicate(ctx, replication.Request{
 		Source: s.a.delegates, Target: s.b.delegates, VM: "web", SR: "storage-b", Direction: report.Push, OverwriteTarget: true,
+		Limit: slow,
 	})
 	stop()
 	if failure := <-killed; failure != nil || err == nil || run.State != report.StateFailed {
