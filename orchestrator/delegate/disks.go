@@ -19,8 +19,10 @@ const (
 	firstDevice = 4
 	// positionAttempts bounds the race for a position with somebody who attaches disks to our delegate by hand.
 	positionAttempts = 5
-	// devicePause is the time between looks at the delegate's disks.
-	devicePause = 50 * time.Millisecond
+	// The time between looks at the delegate's disks doubles from minDevicePause to devicePause: a disk is there within
+	// milliseconds as a rule.
+	minDevicePause = 5 * time.Millisecond
+	devicePause    = 50 * time.Millisecond
 	// driverPause is the time between looks whether the pool knows of the guest's drivers.
 	driverPause = 100 * time.Millisecond
 	// dropTimeout bounds the detaching of a disk that was plugged in vain.
@@ -182,7 +184,7 @@ func (d *Delegate) awaitList(ctx context.Context, number int, look func(*control
 	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout, fmt.Errorf("%w: its list of disks is not right within %v", ErrNotReady, d.timeout))
 	defer cancel()
 	problem := "it does not answer"
-	for {
+	for wait := minDevicePause; ; wait = min(2*wait, devicePause) {
 		devices, err := d.control.Devices(ctx)
 		if late := context.Cause(ctx); late != nil {
 			return fmt.Errorf("%w: %s", late, problem)
@@ -197,7 +199,7 @@ func (d *Delegate) awaitList(ctx context.Context, number int, look func(*control
 		if problem, err = look(device); problem == "" || err != nil {
 			return err
 		}
-		_ = pause(ctx, devicePause) // the next look tells when ctx has ended
+		_ = pause(ctx, wait) // the next look tells when ctx has ended
 	}
 }
 
