@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -31,11 +30,9 @@ func (w *world) power() (state xapi.VMPowerState) {
 func (w *world) apart() (differ []bool) {
 	w.Helper()
 	for i, d := range w.record().Disks {
-		source, err := os.ReadFile(w.simA.VDIPath(w.vm.VDIs[i]))
-		w.must(err)
-		copied, err := os.ReadFile(w.replicaPath(i))
-		w.must(err)
-		differ = append(differ, !bytes.Equal(source, copied[:d.LogicalSize]))
+		w.mapped(w.simA.VDIPath(w.vm.VDIs[i]), func(source []byte) {
+			w.mapped(w.replicaPath(i), func(copied []byte) { differ = append(differ, !bytes.Equal(source, copied[:d.LogicalSize])) })
+		})
 	}
 	return differ
 }

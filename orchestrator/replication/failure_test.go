@@ -75,7 +75,7 @@ func TestFailingFirstRun(t *testing.T) {
 }
 
 func TestFailingLaterRun(t *testing.T) {
-	w := newWorld(t, layout{sizes: []int64{8 * mib, 8 * mib}})
+	w := newWorld(t, layout{sizes: []int64{5 * mib, 5 * mib}}) // two extents each
 	w.replicate()
 	generation := w.record().Disks[0].State.Generation
 	w.request.Trust = true

@@ -29,10 +29,10 @@ func (w *world) content(vm xapi.VM) string {
 		}
 		vdi, err := xapi.GetRecord[xapi.VDI](w.Context(), w.b.API, "VDI", vbd.VDI)
 		w.must(err)
-		bytes, err := os.ReadFile(w.simB.VDIPath(vdi.UUID))
-		w.must(err)
-		h.Write(fmt.Appendf(nil, "%s %v %d ", vbd.UserDevice, vbd.Bootable, len(bytes)))
-		h.Write(bytes)
+		w.mapped(w.simB.VDIPath(vdi.UUID), func(content []byte) {
+			h.Write(fmt.Appendf(nil, "%s %v %d ", vbd.UserDevice, vbd.Bootable, len(content)))
+			h.Write(content)
+		})
 	}
 	h.Write(fmt.Append(nil, vm.HVMBootParams, vm.NVRAM, vm.Platform, vm.MemoryStaticMax, vm.VCPUsMax, len(vm.VIFs)))
 	return fmt.Sprintf("%x", h.Sum(nil))
