@@ -18,11 +18,14 @@ func (m *matrix) pauses() {
 	m.runs()
 	points := len(m.points())
 	paused := consistencyVariable + "=" + string(report.ConsistencyPaused)
-	borders := []string{"before a: VM.pause 1", "after a: VM.pause 1", "before a: VM.snapshot 1", "after a: VM.snapshot 1", "after a: VM.unpause 1", "after unpause"}
+	borders := []string{"after a: VM.pause 1", "after a: VM.snapshot 1", "after a: VM.unpause 1"}
+	if *wholeMatrix {
+		borders = append(borders, "before pause", "before a: VM.pause 1", "after pause", "before a: VM.snapshot 1", "before unpause", "before a: VM.unpause 1", "after unpause")
+	}
 	for i, border := range borders {
 		m.dieAt(border, paused)
 		then := "gc"
-		if i == len(borders)/2 {
+		if i == 1 {
 			then = "again"
 			m.replicate()
 			points = min(points+1, replication.DefaultRetention)
