@@ -59,7 +59,7 @@ func (f *findings) cloneDisks(pool *inventory.Pool, vm xapi.VM, disks []inventor
 		free, known := inventory.FreeSpace(sr)
 		f.space(Space{
 			Side: SideTarget, SRUUID: sr.UUID, SRName: sr.NameLabel, Thin: inventory.Thin(sr), Needed: needed[ref], Free: free, Known: known,
-		}, sr)
+		}, sr, 0)
 	}
 }
 

@@ -36,7 +36,7 @@ func TestKillMatrix(t *testing.T) {
 	m.first()
 	m.replications()
 	m.pauses()
-	m.copies()
+	m.exports()
 	m.reverts()
 	m.failovers()
 	m.undos()
@@ -231,8 +231,8 @@ func (m *matrix) replications() {
 	m.equal()
 }
 
-// copies kills runs by the standard method: at borders, and in the middle of an import. None goes on.
-func (m *matrix) copies() {
+// exports kills runs by the standard method: at borders, and in the middle of an import. None goes on.
+func (m *matrix) exports() {
 	method := methodVariable + "=" + string(report.Standard)
 	m.request.Method = report.Standard
 	defer func() { m.request.Method = "" }()
