@@ -132,7 +132,7 @@ func (a *app) turn(ctx context.Context, name string, do func(context.Context, tu
 	display.Close()
 	if err != nil {
 		for _, e := range run.Events {
-			fmt.Fprintf(a.stderr, "note: %s\n", e.Text)
+			_, _ = fmt.Fprintf(a.stderr, "note: %s\n", e.Text)
 		}
 		return err
 	}

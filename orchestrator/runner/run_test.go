@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/runner"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/state/statetest"
+	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 func failing(err error) func(context.Context, string) (*delegate.Pool, error) {
@@ -283,5 +284,33 @@ func TestASuspendedVMIsLeftOut(t *testing.T) {
 	}
 	if found != 1 {
 		t.Errorf("%d findings", found)
+	}
+}
+
+// TestRequestFor: a planned failover replicates as the job of the replica does, and without one as nobody said anything.
+func TestRequestFor(t *testing.T) {
+	w := newWorld(t, 10, "web", "db")
+	w.change(func(d *job.Definition) {
+		d.VMs, d.Networks = []job.Selector{{Pattern: "web"}}, map[string]string{"lan": "other lan"}
+		d.Options.Trust = true
+	})
+	srs, err := xapi.AllRecords[xapi.SR](t.Context(), w.pool.API, "SR")
+	w.must(err)
+	record := state.Replica{SourcePool: w.uuid, TargetPool: w.uuid}
+	for _, sr := range srs {
+		if sr.NameLabel == "target" {
+			record.TargetSR = sr.UUID
+		}
+	}
+	for name, of := range map[string]bool{"web": true, "db": false} {
+		record.SourceVM = w.vms[name]
+		request, err := w.runner.RequestFor(t.Context(), record)
+		w.must(err)
+		if request.VM != record.SourceVM || request.Trust != of || (len(request.NetworkMap) == 1) != of || !request.OverwriteTarget || request.Direction != report.Push {
+			t.Errorf("for %s: %+v", name, request)
+		}
+		if wanted := map[bool]string{true: "target", false: record.TargetSR}[of]; request.SR != wanted {
+			t.Errorf("for %s: SR %s", name, request.SR)
+		}
 	}
 }
