@@ -19,6 +19,8 @@ const (
 	fenceTimeout = 2 * time.Minute
 	// releaseTimeout bounds the giving back of a lease: without it the lease runs out.
 	releaseTimeout = 15 * time.Second
+	// importTimeout bounds the wait for a pool to let go of a disk that an orchestrator wrote to itself: it does when the connection ends.
+	importTimeout = 30 * time.Second
 )
 
 // tenure is what a run has of its replica while it is at work: the run in the state database, and the lease in the target pool.
@@ -167,6 +169,9 @@ func (e *Engine) fenceVBD(ctx context.Context, pool *delegate.Pool, l leased, re
 	} else if err != nil {
 		return 0, err
 	}
+	if vm.IsControlDomain {
+		return 0, e.awaitImport(ctx, pool, l, ref, vm)
+	}
 	marker, owner, _ := replica.Read(e.Store.Installation().UUID, vm.UUID, vm.OtherConfig)
 	if owner != replica.Ours || marker.Kind != replica.KindDelegate {
 		return 0, nil
@@ -179,6 +184,26 @@ func (e *Engine) fenceVBD(ctx context.Context, pool *delegate.Pool, l leased, re
 		return 0, &FenceError{Replica: l.replica, Delegate: vm.NameLabel, UUID: vm.UUID, Run: marker.Run, Cause: err}
 	}
 	return 1, nil
+}
+
+// awaitImport waits until the control domain lets go of a disk: what an orchestrator imports into it itself ends with its connection.
+func (e *Engine) awaitImport(ctx context.Context, pool *delegate.Pool, l leased, ref xapi.Ref, holder xapi.VM) error {
+	for began := time.Now(); ; {
+		vbd, err := xapi.GetRecord[xapi.VBD](ctx, pool.API, classVBD, ref)
+		if xapi.IsGone(err, ref) || err == nil && !vbd.CurrentlyAttached {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if time.Since(began) >= importTimeout {
+			return &FenceError{Replica: l.replica, Delegate: holder.NameLabel, UUID: holder.UUID, Cause: fmt.Errorf("it did not let go within %v", importTimeout)}
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // LeaseError says that another orchestrator is at work on the replica. It is a state.ErrBusy: run it again later.
@@ -206,17 +231,23 @@ func leaseError(replica string, err error) error {
 type FenceError struct {
 	Replica        string // id
 	Delegate, UUID string // of its VM
-	Run            string // that made it
+	Run            string // that made it; empty: it is a control domain, through which an orchestrator may write itself
 	Cause          error
 }
 
 func (e *FenceError) Error() string { return e.what() + "; " + e.mend() }
 
 func (e *FenceError) what() string {
+	if e.Run == "" {
+		return fmt.Sprintf("%s (%s) holds a disk of replica %s for an orchestrator that has lost its lease, or for a transfer that broke: %v", e.Delegate, e.UUID, e.Replica, e.Cause)
+	}
 	return fmt.Sprintf("delegate %s (%s) of run %s holds a disk of replica %s, has lost its lease, and could not be halted: %v", e.Delegate, e.UUID, e.Run, e.Replica, e.Cause)
 }
 
 func (e *FenceError) mend() string {
+	if e.Run == "" {
+		return "end the other orchestrator, or unplug the disk there once nothing writes to it (xe vbd-unplug), then run again"
+	}
 	return "shut that VM down, or make sure that its host is down and have the pool know it (host-declare-dead), then run again"
 }
 
