@@ -93,6 +93,13 @@ func (p *pool) carryOut(method string, args []any) any {
 	return fmt.Errorf("%s is not known here", method)
 }
 
+// log is the VM's other_config as it is now.
+func (p *pool) log() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.config)
+}
+
 func (p *pool) place() lease.Place { return lease.Place{API: p, VM: "replica", Coordinator: "host"} }
 
 func nobodyIsDead(context.Context, lease.Holder) bool { return false }
@@ -116,7 +123,7 @@ func (g *game) look() {
 		}
 	}
 	if len(holders) > 1 {
-		g.told = append(g.told, fmt.Sprintf("%v: %v have the lease; the log is %v", time.Now(), holders, g.pool.config))
+		g.told = append(g.told, fmt.Sprintf("%v: %v have the lease; the log is %v", time.Now(), holders, g.pool.log()))
 	}
 }
 
