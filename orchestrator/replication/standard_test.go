@@ -296,39 +296,36 @@ func TestStandardHolds(t *testing.T) {
 			t.Errorf("%s: %v, and %d imports", what, err, w.simB.Calls(importing)-before)
 		}
 	}
-	unblocked()
-	held(replica.RungPower, "started and halted")
-	w.resync()
-	w.replicate()
 	w.write(w.replicaPath(0), 3*mib, []byte("somebody was here"))
 	held(replica.RungEmptyLeaf, "written past every marker")
 	w.resync()
-	w.replicate()
-	w.equal()
 
-	w.engine.SetReach(func(border string) {
-		if border == "after copy" {
-			unblocked()
-		}
-	})
-	var hold *replication.HeldError
-	if _, err := w.engine.Replicate(t.Context(), w.request); !errors.As(err, &hold) {
-		t.Errorf("started while the run was under way: %v", err)
+	after := func(act func()) error {
+		t.Helper()
+		w.engine.SetReach(func(border string) {
+			if border == "after copy" {
+				act()
+			}
+		})
+		defer w.engine.SetReach(nil)
+		_, err := w.engine.Replicate(t.Context(), w.request)
+		return err
 	}
-	w.engine.SetReach(nil)
-	held(replica.RungPower, "started in a run that failed")
-	w.resync()
-	w.replicate()
 	other, err := w.simB.AddVM(xapisim.VMConfig{Name: "other"})
 	w.must(err)
-	w.engine.SetReach(func(border string) {
-		if border == "after copy" {
-			w.attach(w.b.API, xapi.Ref(other.Ref), w.record().Disks[0].TargetVDI, "0")
-		}
-	})
-	if _, err := w.engine.Replicate(t.Context(), w.request); !errors.Is(err, replication.ErrChanged) {
+	err = after(func() { w.attach(w.b.API, xapi.Ref(other.Ref), w.record().Disks[0].TargetVDI, "0") })
+	if !errors.Is(err, replication.ErrChanged) {
 		t.Errorf("attached to another VM while the run was under way: %v", err)
 	}
+	lent, err := xapi.GetRecord[xapi.VM](t.Context(), w.b.API, "VM", xapi.Ref(other.Ref))
+	w.must(err)
+	w.must(w.b.API.Call(t.Context(), "VBD.destroy", nil, lent.VBDs[0]))
+	var hold *replication.HeldError
+	if err := after(unblocked); !errors.As(err, &hold) {
+		t.Errorf("started while the run was under way: %v", err)
+	}
+	held(replica.RungPower, "started and halted")
+	w.tidy(1)
 }
 
 // TestStandardFindings: what is about delegates is no matter of this method, the rest is; and the enhanced method names it where only
