@@ -32,7 +32,9 @@ func TestFailoverIsKept(t *testing.T) {
 	if err := store.SetFailover(ctx, created.ID, "", to); err != nil {
 		t.Fatal(err)
 	}
-	store.Close()
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
 	store = dirs.open(t)
 	found, err := store.Replica(ctx, created.ID)
 	if err != nil {

@@ -103,7 +103,7 @@ func measure(ctx context.Context, sizeText, folder string) (err error) {
 	}
 	engine := &replication.Engine{Store: store}
 	table := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "run\tin all\tof it transfer\tin the pools\tcalls\tread at the source\tat the target\tassumed\tsent\ton the line\t")
+	_, _ = fmt.Fprintln(table, "run\tin all\tof it transfer\tin the pools\tcalls\tread at the source\tat the target\tassumed\tsent\ton the line\t")
 	for _, w := range ways {
 		if w.changes {
 			if err := change(ctx, disk, int64(size)); err != nil {
