@@ -73,7 +73,11 @@ func (u *undoing) stop(ctx context.Context, c *chore) error {
 		return err
 	}
 	u.revert = note.Point
-	return c.step("accept what it did", func() error { return c.acceptUse(ctx, note.Point == "") })
+	interrupted, err := unfinishedRevert(ctx, c.store, c.record)
+	if err != nil {
+		return err
+	}
+	return c.step("accept what it did", func() error { return c.acceptUse(ctx, note.Point == "", interrupted != nil) })
 }
 
 func (c *chore) switchOff(ctx context.Context, ref xapi.Ref) error {
@@ -86,8 +90,8 @@ func (c *chore) switchOff(ctx context.Context, ref xapi.Ref) error {
 }
 
 // acceptUse records that the starts of the replica hold nobody up: they were the failover's. Nothing is known of its content then, and
-// where no revert follows its marker says so too.
-func (c *chore) acceptUse(ctx context.Context, stays bool) error {
+// where no revert follows its marker says so too. Of a revert that was interrupted the record has to stay, which tells whose its disks are.
+func (c *chore) acceptUse(ctx context.Context, stays, interrupted bool) error {
 	vm, err := xapi.GetRecord[xapi.VM](ctx, c.api(), classVM, c.standby.vm.Ref)
 	if err != nil {
 		return err
@@ -102,6 +106,9 @@ func (c *chore) acceptUse(ctx context.Context, stays bool) error {
 			return err
 		}
 		c.event("no-way-back", "the replica has no restore point to go back to: the next run scans and overwrites it, and until then it is of no use")
+	}
+	if interrupted {
+		return c.store.AcceptStart(ctx, c.record.ID, metrics.StartTime.Time)
 	}
 	return c.store.AcceptDivergence(ctx, c.record.ID, metrics.StartTime.Time)
 }

@@ -52,6 +52,7 @@ func (e *RevertError) Error() string {
 type UnfinishedRevertError struct {
 	Replica string // id
 	Point   string // uuid of the restore point
+	run     string // id of the run that began it
 }
 
 func (e *UnfinishedRevertError) Error() string {
@@ -98,7 +99,8 @@ type reversion struct {
 	point      restorePoint
 	disks      []inventory.Disk // of the restore point, those that are ours
 	tenure     *tenure
-	again      bool // a revert was interrupted before
+	again      bool   // a revert was interrupted before
+	begunBy    string // id of the run that did
 	id         string
 	generation manifest.Generation // of the run; what the replica is dirty by
 	started    time.Time
@@ -117,7 +119,7 @@ func (e *Engine) findReversion(ctx context.Context, request RevertRequest) (*rev
 	target := *request.Target
 	interrupted, err := unfinishedRevert(ctx, e.Store, v.record)
 	if err == nil && interrupted != nil {
-		v.again = true
+		v.again, v.begunBy = true, interrupted.run
 		_, err = xapi.AwaitTasks(ctx, target.API, "Async.VM.revert") // the pool may still be at it
 	}
 	if err != nil {
@@ -147,7 +149,7 @@ func unfinishedRevert(ctx context.Context, store *state.Store, record state.Repl
 	if errors.Is(err, state.ErrNotFound) || err == nil && run.Kind != state.RunRevert {
 		return nil, nil
 	}
-	return &UnfinishedRevertError{Replica: record.ID, Point: run.Report.RestorePoint}, err
+	return &UnfinishedRevertError{Replica: record.ID, Point: run.Report.RestorePoint, run: run.Report.ID}, err
 }
 
 func (v *reversion) refuse(mend, cause string, args ...any) error {
@@ -227,7 +229,9 @@ func (v *reversion) checkHeld() error {
 			continue // the VM does not hold it, and it stays as it is
 		}
 		marker, owner, _ := replica.Read(installation, d.VDI.UUID, d.VDI.OtherConfig)
-		cloned := v.again && owner == replica.Stranger && marker.Installation == installation && marker.Kind == replica.KindRestorePointDisk
+		// It may bear half a marker; the id of the run comes before what tells the two kinds apart.
+		cloned := v.again && marker.Installation == installation &&
+			(owner == replica.Stranger && marker.Kind == replica.KindRestorePointDisk || owner != replica.None && marker.Run == v.begunBy)
 		if !cloned && (owner != replica.Ours || marker.Kind != replica.KindReplicaDisk) {
 			return v.refuse("detach it from the replica VM", "its VM holds disk %s (VDI %s), which is not ours and would be destroyed", name, d.VDI.UUID)
 		}

@@ -79,17 +79,29 @@ func (s *Store) NoteForeignWrites(ctx context.Context, replica string, found map
 // known from now on, and the start of its VM at a time by its pool's clock, zero when it never ran, holds nobody up any more. Only
 // the owner of the replica's unfinished run may.
 func (s *Store) AcceptDivergence(ctx context.Context, replica string, start time.Time) error {
-	text := ""
-	if !start.IsZero() {
-		text = timeText(start)
-	}
 	return s.writeReplica(ctx, "accepting what was done to replica "+replica, replica, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE replicas SET accepted_start = ? WHERE id = ?`, text, replica); err != nil {
+		if err := acceptStart(ctx, tx, replica, start); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, `UPDATE replica_disks SET state = '', utilisation = 0, foreign_writes = '' WHERE replica = ?`, replica)
 		return err
 	})
+}
+
+// AcceptStart is the part of AcceptDivergence that is about the VM: what is known of the disks stays.
+func (s *Store) AcceptStart(ctx context.Context, replica string, start time.Time) error {
+	return s.writeReplica(ctx, "accepting the start of replica "+replica, replica, func(tx *sql.Tx) error {
+		return acceptStart(ctx, tx, replica, start)
+	})
+}
+
+func acceptStart(ctx context.Context, tx *sql.Tx, replica string, start time.Time) error {
+	text := ""
+	if !start.IsZero() {
+		text = timeText(start)
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE replicas SET accepted_start = ? WHERE id = ?`, text, replica)
+	return err
 }
 
 // ForgetReplica removes a replica from the state, with its disks, manifests and journals. Its runs stay, as runs about no replica.
