@@ -204,8 +204,8 @@ func TestRevertKilledAnywhere(t *testing.T) {
 	}{
 		{"VM.add_to_other_config", 1}, // after that of the lease: dirty is recorded, and the marker has no state
 		{"VM.revert", 0},
-		{"host.get_servertime", 1},     // of the lease, which the revert has set back
-		{"VDI.add_to_other_config", 0}, // a disk bears half a marker
+		{"host.get_servertime", 1},          // of the lease, which the revert has set back
+		{"VDI.add_to_other_config", 0},      // a disk bears half a marker
 		{"VDI.remove_from_other_config", 2}, // it bears no kind
 		{"VDI.add_to_other_config", 5},
 		{"VM.set_blocked_operations", 1},
