@@ -32,13 +32,18 @@ type chore struct {
 	point   string // uuid of the restore point that it is about; empty: of none
 }
 
-// chore carries out a chore on a replica, as its pool is now. What a dead process left unfinished of the replica is removed first.
-func (e *Engine) chore(ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, do func(context.Context, *chore) error) (report.Run, error) {
-	return e.part(ctx, id, pool, kind, string(kind), do)
+// chore carries out a chore on a replica, as its pool is now. What a dead process left unfinished of the replica is removed first. What
+// it makes may lie in other pools besides.
+func (e *Engine) chore(
+	ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, do func(context.Context, *chore) error, others ...*delegate.Pool,
+) (report.Run, error) {
+	return e.part(ctx, id, pool, kind, string(kind), do, others...)
 }
 
 // part is a chore that does only a part of what its kind names.
-func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, name string, do func(context.Context, *chore) error) (report.Run, error) {
+func (e *Engine) part(
+	ctx context.Context, id string, pool *delegate.Pool, kind state.RunKind, name string, do func(context.Context, *chore) error, others ...*delegate.Pool,
+) (report.Run, error) {
 	record, err := e.Store.Replica(ctx, id)
 	if err != nil {
 		return report.Run{}, err
@@ -54,10 +59,11 @@ func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind 
 		Direction: report.Push, Trust: report.TrustVerify, VM: report.VM{UUID: record.SourceVM, PoolUUID: record.SourcePool},
 		Replica: report.VM{UUID: record.TargetVM, Pool: target.Name, PoolUUID: target.Inventory.UUID},
 	}
+	pools := append([]*delegate.Pool{&target}, others...)
 	begun, err := e.Store.BeginRun(ctx, id, kind, first)
 	var left error
 	if busy := (*state.BusyError)(nil); errors.As(err, &busy) {
-		recovered, failure := saga.RecoverRun(ctx, e.Store, e.recovering(&target), busy.Run)
+		recovered, failure := saga.RecoverRun(ctx, e.Store, e.recovering(pools...), busy.Run)
 		left = errors.Join(failure, failures(recovered))
 		begun, err = e.Store.BeginRun(ctx, id, kind, first)
 		if errors.Is(err, state.ErrBusy) && left != nil {
@@ -67,7 +73,7 @@ func (e *Engine) part(ctx context.Context, id string, pool *delegate.Pool, kind 
 	if err != nil {
 		return report.Run{}, err
 	}
-	c := &chore{engine: e, store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, &target))}
+	c := &chore{engine: e, store: e.Store, target: &target, id: begun.Report.ID, saga: saga.New(e.Store, begun.Report.ID, Undoers(e.Store, pools...))}
 	if left != nil { // in the other pool, it may be, which may be lost
 		c.event("left-behind", "not everything that an earlier run made could be removed, recovery tries it again: %v", left)
 	}

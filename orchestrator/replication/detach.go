@@ -27,12 +27,13 @@ type DetachRequest struct {
 // not touched: of a replica in whose place a stranger stands only the record goes. It may be repeated after it was cut short, and the
 // VM may be running.
 //
-// One that has failed over stays the VM that does the work, and has no way back any more; in the middle of a failover it is refused.
+// One that has failed over stays the VM that does the work, and has no way back any more; when it is reversed, its former source stays its
+// replica, for ever. In the middle of a failover it is refused.
 //
 // Errors: state.ErrNotFound, state.ErrBusy, *SuspendedError, and those of the pool.
 func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run, error) {
 	run, err := e.chore(ctx, request.Replica, request.Target, state.RunDetach, func(ctx context.Context, c *chore) error {
-		if err := c.atRest(replica.FailedOver, replica.Committed); err != nil {
+		if err := c.atRest(replica.FailedOver, replica.Committed, replica.Reversed); err != nil {
 			return err
 		}
 		c.tellOfSource()

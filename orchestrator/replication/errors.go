@@ -47,7 +47,8 @@ func (e *HeldError) what() string {
 func (e *HeldError) mend() string {
 	if e.Diverged {
 		return fmt.Sprintf("choose which copy counts: 'understudy replica resync %[1]s' keeps its present state as a snapshot and has the next "+
-			"run overwrite it, 'understudy replica detach %[1]s' leaves it as a VM of its own", e.named())
+			"run overwrite it, 'understudy job reverse' of its job lets it count and replicates it back to its source, which must be halted, "+
+			"'understudy replica detach %[1]s' leaves it as a VM of its own", e.named())
 	}
 	return fmt.Sprintf("remove what stands in its place, or have it forgotten with 'understudy replica detach %s' and a new one made", e.named())
 }

@@ -61,19 +61,19 @@ func resync(ctx context.Context, c *chore) error {
 			return fmt.Errorf("VM %s holds disk %s: detach it there first, it might go on writing", vbd.VM, d.Disk)
 		}
 	}
-	if err := c.keepAside(ctx, evidence.VM.Marker.State); err != nil {
+	if _, err := c.keepAside(ctx, evidence.VM.Marker.State, "diverged"); err != nil {
 		return fmt.Errorf("keeping what the replica holds now: %w", err)
 	}
 	return c.store.AcceptDivergence(ctx, c.record.ID, evidence.VM.StartTime)
 }
 
-// keepAside makes a snapshot of the replica that stays until somebody removes it by hand. While the replica's marker says dirty our
-// own block is in the way.
-func (c *chore) keepAside(ctx context.Context, marked manifest.State) error {
+// keepAside makes a snapshot of the replica that stays until somebody removes it by hand, and gives its uuid. While the replica's marker
+// says dirty our own block is in the way. The snapshot's name says why it was made.
+func (c *chore) keepAside(ctx context.Context, marked manifest.State, why string) (uuid string, err error) {
 	vm := c.standby.vm
 	clean := manifest.State{Generation: manifest.NewGeneration()}
 	if err := c.block(ctx, vm.Ref, func(now map[string]string) map[string]string { return replica.MergeBlocked(now, clean) }); err != nil {
-		return err
+		return "", err
 	}
 	ref, object, err := create(ctx, c.saga, creation{
 		pool: c.target, class: classVM, kind: replica.KindDiverged, origin: vm.UUID,
@@ -85,17 +85,17 @@ func (c *chore) keepAside(ctx context.Context, marked manifest.State) error {
 	defer cancel()
 	restored := c.block(restoring, vm.Ref, func(now map[string]string) map[string]string { return replica.MergeBlocked(now, marked) })
 	if err := errors.Join(err, restored); err != nil {
-		return err
+		return "", err
 	}
 	if err := c.markKept(ctx, ref, object.UUID); err != nil {
-		return err
+		return "", err
 	}
-	name := fmt.Sprintf("%s diverged %s", vm.NameLabel, time.Now().UTC().Format("2006-01-02 15:04:05Z"))
+	name := fmt.Sprintf("%s %s %s", vm.NameLabel, why, time.Now().UTC().Format("2006-01-02 15:04:05Z"))
 	if err := setField(ctx, c.api(), classVM, ref, "name_label", name); err != nil {
-		return err
+		return "", err
 	}
-	c.event("kept-aside", "what the replica held is kept in snapshot %q (%s), until you remove it", name, object.UUID)
-	return c.saga.Keep(ctx, object)
+	c.event("kept-aside", "what VM %s held is kept in snapshot %q (%s), until you remove it", vm.NameLabel, name, object.UUID)
+	return object.UUID, c.saga.Keep(ctx, object)
 }
 
 // markKept marks a snapshot and those of its disks that are copies of the replica's: to the next runs they are no strangers'.

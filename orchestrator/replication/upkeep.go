@@ -236,10 +236,12 @@ func (r *run) ownSettings() []setting {
 // ourDescription is how descriptions of ours begin.
 const ourDescription = "Standby copy of VM "
 
+func isOurDescription(text string) bool { return strings.HasPrefix(text, ourDescription) }
+
 // describes gives the description that counts as the VM's: the source's is what ours would be, and so is that of a replica
 // which somebody gave another one.
 func (r *run) describes(vm xapi.VM) any {
-	if vm.UUID != r.vm.UUID && (vm.NameDescription == "" || strings.HasPrefix(vm.NameDescription, ourDescription)) {
+	if vm.UUID != r.vm.UUID && (vm.NameDescription == "" || isOurDescription(vm.NameDescription)) {
 		return vm.NameDescription
 	}
 	return r.description()

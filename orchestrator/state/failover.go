@@ -25,6 +25,11 @@ type FailoverNote struct {
 	// Released: the replica's VM is not kept from being started any more, and whoever wants may have done it.
 	Released bool   `json:"released,omitempty"`
 	Reverse  string `json:"reverse_replica,omitempty"` // id of the replica that the former source has become
+
+	Former *FormerSource `json:"former_source,omitempty"`  // what that had before; nil: it was gone
+	Kept   string        `json:"kept,omitempty"`           // uuid of the snapshot in which its content is kept
+	Halted bool          `json:"replica_halted,omitempty"` // failing back, we shut the replica's VM down
+	Final  string        `json:"final_run,omitempty"`      // failing back, the last run, after which nothing was written any more
 }
 
 // SetFailover stores a replica's state, which was another one: where it is not from, nothing is stored and the error is ErrConflict. Only the

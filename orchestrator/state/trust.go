@@ -96,11 +96,7 @@ func (s *Store) AcceptStart(ctx context.Context, replica string, start time.Time
 }
 
 func acceptStart(ctx context.Context, tx *sql.Tx, replica string, start time.Time) error {
-	text := ""
-	if !start.IsZero() {
-		text = timeText(start)
-	}
-	_, err := tx.ExecContext(ctx, `UPDATE replicas SET accepted_start = ? WHERE id = ?`, text, replica)
+	_, err := tx.ExecContext(ctx, `UPDATE replicas SET accepted_start = ? WHERE id = ?`, optionalTime(start), replica)
 	return err
 }
 
