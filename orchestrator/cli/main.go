@@ -88,9 +88,9 @@ func (a *app) root() *cobra.Command {
 		group("delegate", "The appliance VMs that read and write disks", a.delegateDeploy(), a.delegateTest(), a.delegateList()),
 		group("replica", "Standby copies of VMs", a.replicaList(), a.replicaShow(), a.replicaVerify(),
 			a.replicaTrust(), a.replicaDistrust(), a.replicaResync(), a.replicaDetach(), a.replicaPoints(), a.replicaRevert(),
-			a.replicaFailover(), a.replicaUndo(), a.replicaCommit(), a.replicaTest()),
+			a.replicaFailover(), a.replicaUndo(), a.replicaCommit(), a.replicaTest(), a.replicaFailback()),
 		group("job", "Standing orders to keep replicas of VMs", a.jobCreate(), a.jobEdit(), a.jobShow(), a.jobList(), a.jobCheck(), a.jobRun(),
-			a.jobCancel(), a.jobDelete(), a.jobEnable("enable", true), a.jobEnable("disable", false)),
+			a.jobCancel(), a.jobDelete(), a.jobEnable("enable", true), a.jobEnable("disable", false), a.jobReverse(), a.jobFailback()),
 		group("run", "Executions of jobs, and of single commands", a.runList(), a.runShow(), a.runWatch(), a.runRetry(), a.runCancel()),
 		a.replicate(), a.gc(), a.bench(), a.benchEnd(), a.printVersion(), exitCodesTopic(),
 	)

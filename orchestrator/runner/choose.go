@@ -24,8 +24,8 @@ const (
 )
 
 // choose resolves selectors on a look at the source pool: what any of them means, but for what one with Exclude means. The VMs come
-// by name.
-func choose(view *inventory.Pool, installation string, selectors []job.Selector) (chosen []inventory.VM, found []report.Finding) {
+// by name. exempt are the uuids of VMs that are chosen whatever marker they bear.
+func choose(view *inventory.Pool, installation string, exempt map[string]bool, selectors []job.Selector) (chosen []inventory.VM, found []report.Finding) {
 	excluded := map[xapi.Ref]bool{}
 	all := map[xapi.Ref]inventory.VM{}
 	for _, s := range selectors {
@@ -34,7 +34,7 @@ func choose(view *inventory.Pool, installation string, selectors []job.Selector)
 			if !s.Matches(vm.UUID, vm.NameLabel, vm.Tags) {
 				continue
 			}
-			if why := bar(installation, vm); why != "" {
+			if why := bar(installation, vm); why != "" && !exempt[vm.UUID] {
 				barred = fmt.Sprintf("VM %s (%s) is %s", vm.NameLabel, vm.UUID, why)
 				continue
 			}

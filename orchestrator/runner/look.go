@@ -7,6 +7,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/delegate"
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/job"
+	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
 )
@@ -16,6 +17,7 @@ type look struct {
 	definition     job.Definition
 	source, target *delegate.Pool  // without inventories, for each VM run reads them anew; one and the same when the pools are
 	from, to       *inventory.Pool // of source and target
+	exempt         map[string]bool // uuids of VMs that are chosen although they bear a replica's marker
 }
 
 // unreachable says that a pool could not be read.
@@ -33,14 +35,38 @@ func (r *Runner) look(ctx context.Context, d job.Definition) (*look, error) {
 	if err != nil {
 		return nil, err
 	}
+	exempt, err := r.exempt(ctx, d)
+	if err != nil {
+		return nil, err
+	}
 	if d.Source == d.Target {
-		return &look{d, source, source, from, from}, nil
+		return &look{d, source, source, from, from, exempt}, nil
 	}
 	target, to, err := r.read(ctx, d.Target)
 	if err != nil {
 		return nil, err
 	}
-	return &look{d, source, target, from, to}, nil
+	return &look{d, source, target, from, to, exempt}, nil
+}
+
+// exempt are the VMs of replicas that do their sources' work, and the former sources of those, which have become replicas themselves: for
+// the job from them only, whose runs leave them out.
+func (r *Runner) exempt(ctx context.Context, d job.Definition) (map[string]bool, error) {
+	records, err := r.Store.Replicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	exempt := map[string]bool{}
+	for _, record := range records {
+		switch replica.Failover(record.Failover.State) {
+		case replica.FailedOver, replica.Committed, replica.Reversing, replica.Reversed, replica.FailingBack:
+			exempt[record.TargetVM] = true
+			if record.SourcePool == d.Source && record.TargetPool == d.Target {
+				exempt[record.SourceVM] = true
+			}
+		}
+	}
+	return exempt, nil
 }
 
 func (r *Runner) read(ctx context.Context, uuid string) (*delegate.Pool, *inventory.Pool, error) {
@@ -63,7 +89,7 @@ func (r *Runner) read(ctx context.Context, uuid string) (*delegate.Pool, *invent
 
 // choose resolves the job's selectors.
 func (l *look) choose(installation string, uuids []string) ([]inventory.VM, []report.Finding) {
-	chosen, found := choose(l.from, installation, l.definition.VMs)
+	chosen, found := choose(l.from, installation, l.exempt, l.definition.VMs)
 	chosen, missing := only(chosen, uuids)
 	return chosen, append(append(found, missing...), namesAlike(l.definition.NamePattern, len(chosen))...)
 }

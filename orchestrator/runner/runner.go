@@ -146,7 +146,11 @@ func (r *Runner) Resolve(ctx context.Context, j state.Job) ([]report.VM, error) 
 	if err != nil {
 		return nil, err
 	}
-	l := &look{definition: j.Definition, source: source, from: from}
+	exempt, err := r.exempt(ctx, j.Definition)
+	if err != nil {
+		return nil, err
+	}
+	l := &look{definition: j.Definition, source: source, from: from, exempt: exempt}
 	chosen, _ := l.choose(r.Store.Installation().UUID, nil)
 	vms := make([]report.VM, 0, len(chosen))
 	for _, vm := range chosen {
