@@ -6,6 +6,8 @@ LINT    := $(BIN)/golangci-lint
 KEEP    ?=
 # What a delegate of the demo is: process (a local process), or qemu (the real appliance, emulated)
 WORLD   ?= process
+# What the demo tells: runs, or failback
+STORY   ?= runs
 # How long each fuzz target runs
 FUZZ    ?= 30s
 # How long the chaos tests run
@@ -27,9 +29,9 @@ VERSION := $(shell cat VERSION)
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
-demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulated pools, three times (WORLD=qemu: by real appliances; KEEP=DIR keeps the disks)
+demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulated pools, three times (WORLD=qemu: by real appliances; STORY=failback: failover and back; KEEP=DIR keeps the disks)
 	hack/deps demo $(if $(filter qemu,$(WORLD)),e2e)
-	$(GO) run ./cmd/understudy-demo --world $(WORLD) $(if $(KEEP),--keep "$(KEEP)")
+	$(GO) run ./cmd/understudy-demo --world $(WORLD) --story $(STORY) $(if $(KEEP),--keep "$(KEEP)")
 
 test: ## the tests that need Go and gcc alone
 	hack/deps test

@@ -22,11 +22,18 @@ import (
 
 const vmName = "web"
 
+// What a demonstration tells.
+const (
+	storyRuns     = "runs"
+	storyFailback = "failback"
+)
+
 // options of a demonstration.
 type options struct {
 	world    world
 	keep     string // folder in which the disks stay; empty: nowhere
 	diskSize int64  // of the first disk, in bytes
+	story    string // runs or failback
 	out      io.Writer
 	progress io.Writer
 }
@@ -50,8 +57,12 @@ type demo struct {
 	a, b   *site
 	store  *state.Store
 	engine *replication.Engine
+	work   string
+	vm     xapisim.Added
 	images []string // of the VM's disks, as the pool keeps them
 	result document
+
+	replicas []string // images of the replica's disks, while it does the work
 }
 
 // demonstrate does it all. The document says how far it came.
@@ -80,10 +91,16 @@ func demonstrate(ctx context.Context, o options) (_ document, err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	display := progress.New(o.progress)
 	defer display.Close()
-	d := &demo{options: o}
+	d := &demo{options: o, work: work}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.prepare(ctx, tools, root, work, display); err != nil {
 		return d.result, err
+	}
+	if o.story == storyFailback {
+		if err := commandEnvironment(work); err != nil {
+			return d.result, err
+		}
+		return d.result, d.playFailback(ctx)
 	}
 	return d.result, d.play(ctx, work)
 }
@@ -120,6 +137,7 @@ func (d *demo) prepare(ctx context.Context, t tools, root, work string, display 
 	if err != nil {
 		return err
 	}
+	d.vm = vm
 	for _, vdi := range vm.VDIs {
 		d.images = append(d.images, d.a.VDIPath(vdi))
 	}

@@ -9,7 +9,10 @@
 // What a simulated pool lacks is the hypervisor alone: API, disks, delegates, TLS and the comparison are real. In the qemu world
 // so are firmware, kernel, network and hot-plug.
 //
-//	understudy-demo [--world process|qemu] [--keep DIR] [--disk-size 4GiB] [--json]
+// With --story failback it tells another story, by the orchestrator's own commands and their output: a job, its runs, a failover, the way
+// back by the reverse job, and a failback; then both VMs are compared. See failback.go.
+//
+//	understudy-demo [--world process|qemu] [--story runs|failback] [--keep DIR] [--disk-size 4GiB] [--json]
 //
 // With --keep DIR the disks of the last run stay, as sparse raw files, and DIR/demo.json names them. Exit codes: 0 the replica is
 // equal; 1 it is not, or something failed; 2 wrong usage; 130 interrupted.

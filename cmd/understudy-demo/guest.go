@@ -23,6 +23,7 @@ type guest struct {
 	tree    string   // the folder that fills the first disk
 	files   []string // of the tree, by their paths from its top; those that are used up are removed
 	random  *rand.Rand
+	noted   int
 }
 
 // newGuest chooses the tree: as much of Go's own as the disk takes.
@@ -132,6 +133,26 @@ func (g *guest) secondChange(ctx context.Context, first, second string) error {
 		return err
 	}
 	return g.apply(ctx, second, []string{"write " + report + " /report.log"})
+}
+
+// thirdChange goes on with the files of the second one.
+func (g *guest) thirdChange(ctx context.Context, first string) error {
+	letters, err := g.put("letters.txt", accessLog(g.size/1024, 5))
+	if err != nil {
+		return err
+	}
+	return g.apply(ctx, first, []string{"write " + letters + " /demo/letters.txt", "rm " + g.take()})
+}
+
+// lastNote is what the guest writes before something happens, and again after it.
+func (g *guest) lastNote(ctx context.Context, disk string) error {
+	g.noted++
+	name := fmt.Sprintf("last-note-%d.txt", g.noted)
+	note, err := g.put(name, fmt.Appendf(nil, "Note %d.\n", g.noted))
+	if err != nil {
+		return err
+	}
+	return g.apply(ctx, disk, []string{"write " + note + " /demo/" + name})
 }
 
 // apply carries out debugfs commands and makes sure that the file system is whole afterwards.

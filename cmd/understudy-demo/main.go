@@ -22,6 +22,9 @@ const (
 	exitCancelled = 130
 )
 
+// failbackSize is what the story of a failback shows in less than a minute.
+const failbackSize = "256MiB"
+
 // minDiskSize holds a file system with a tree worth showing on the first disk, and one at all on the second, a quarter as large.
 const minDiskSize = 64 << 20
 
@@ -37,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	keep := flags.String("keep", "", "`directory` in which the disks of the last run and demo.json are kept")
 	worldName := flags.String("world", "process", "what delegates run in: `process`, or qemu, which boots the built image")
+	story := flags.String("story", storyRuns, "what is told: `runs`, three of them; or failback, from a job to a failover and home again")
 	sizeText := flags.String("disk-size", "", "`size` of the first disk, 4GiB or, in the qemu world, 512MiB; the second is a quarter of it")
 	asJSON := flags.Bool("json", false, "print the document of demo.json on standard output, all else on standard error")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -49,17 +53,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		complain(stderr, err.Error())
 		return exitUsage
 	}
+	if *story != storyRuns && (*story != storyFailback || *worldName != "process") {
+		complain(stderr, "--story is runs or, in the process world, failback")
+		return exitUsage
+	}
+	if *story == storyFailback && *sizeText == "" {
+		*sizeText = failbackSize
+	}
 	size, err := humanize.ParseBytes(cmp.Or(*sizeText, defaultSizes[*worldName]))
 	if err != nil || size < minDiskSize || size > 1<<40 || flags.NArg() > 0 {
 		complain(stderr, "--disk-size is between 64MiB and 1TiB, such as 4GiB, and there are no arguments; --help tells more")
 		return exitUsage
 	}
-	o := options{world: world, keep: *keep, diskSize: int64(size), out: stdout, progress: stderr}
+	o := options{world: world, keep: *keep, diskSize: int64(size), story: *story, out: stdout, progress: stderr}
 	if *asJSON {
 		o.out = stderr
 	}
 	document, err := demonstrate(ctx, o)
-	if *asJSON && len(document.Runs) > 0 {
+	if *asJSON && len(document.Runs)+len(document.Disks) > 0 {
 		encoder := json.NewEncoder(stdout)
 		encoder.SetIndent("", "  ")
 		err = errors.Join(err, encoder.Encode(document))

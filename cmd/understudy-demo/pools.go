@@ -91,10 +91,13 @@ func (s *site) Close() {
 // storageOf names the SR of a pool.
 func storageOf(pool string) string { return "storage-" + pool }
 
+func stateDir(work string) string { return filepath.Join(work, "state") }
+func keyFile(work string) string  { return filepath.Join(work, "key") }
+
 // openState makes the orchestrator's state for this demo, its key beside it.
 func openState(ctx context.Context, work string) (*state.Store, error) {
-	dir := filepath.Join(work, "state")
-	secrets, err := state.LoadOrCreateSecrets(dir, filepath.Join(work, "key"), func(string) string { return "" })
+	dir := stateDir(work)
+	secrets, err := state.LoadOrCreateSecrets(dir, keyFile(work), func(string) string { return "" })
 	if err != nil {
 		return nil, err
 	}
