@@ -127,6 +127,12 @@ func doChore(ctx context.Context, engine *replication.Engine, chore string, pool
 		_, err = engine.UndoFailover(ctx, replication.UndoRequest{Replica: records[0].ID, Target: target, Source: pools["a"]})
 	case state.RunRehearse:
 		_, err = engine.Test(ctx, replication.TestRequest{Replica: records[0].ID, Target: target, Auto: true, Steady: time.Millisecond})
+	case state.RunReverse:
+		_, err = engine.Reverse(ctx, replication.ReverseRequest{Replica: records[0].ID, Source: pools["a"], Target: target})
+	case state.RunFailback:
+		_, err = engine.Failback(ctx, replication.FailbackRequest{
+			Replica: records[0].ID, Source: pools["a"], Target: target, Hard: true, Run: replication.Request{Direction: report.Pull},
+		})
 	default:
 		err = fmt.Errorf("no such chore: %s", chore)
 	}

@@ -45,6 +45,7 @@ func TestKillMatrix(t *testing.T) {
 	m.resyncs()
 	m.tests()
 	m.endsOfTests()
+	m.reversals()
 	m.detaches()
 	t.Logf("%d kills\n%-9s %-6s %-34s %-6s %s\n%s", len(m.rows), "run", "killed", "step", "then", "outcome", strings.Join(m.rows, "\n"))
 	for _, outcome := range []string{resumed, rolledBack, committed, tookOver} {
