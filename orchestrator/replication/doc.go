@@ -46,5 +46,7 @@
 //     An administrator ends the hold: Engine.Resync, Engine.Detach.
 //   - A replica does its source's work only by Engine.Failover, whose state suspends every run of it until Engine.UndoFailover or what
 //     comes after Engine.CommitFailover; see failover.go.
+//   - A VM and the one that does its work never both run: the one that is not to is halted and blocked before the other is started; see
+//     reverse.go and failback.go.
 //   - Every way round the cheapest path is an event of the report, with its cause.
 package replication
