@@ -59,7 +59,7 @@ type Options struct {
 }
 
 // Selector chooses VMs of the source pool. Exactly one of UUID, Name, Tag and Pattern is set. Templates, snapshots, control
-// domains, delegates and replicas are never chosen.
+// domains, delegates and replicas are never chosen, but for replicas that do their sources' work.
 type Selector struct {
 	UUID    string `json:"uuid,omitempty"`
 	Name    string `json:"name,omitempty"`    // exact; several VMs of that name are all chosen

@@ -24,7 +24,8 @@ const (
 )
 
 // choose resolves selectors on a look at the source pool: what any of them means, but for what one with Exclude means. The VMs come
-// by name. exempt are the uuids of VMs that are chosen whatever marker they bear.
+// by name. exempt are the uuids of VMs that are chosen whatever marker they bear,
+// by any selector or, where it says false, by one that names them by their uuid.
 func choose(view *inventory.Pool, installation string, exempt map[string]bool, selectors []job.Selector) (chosen []inventory.VM, found []report.Finding) {
 	excluded := map[xapi.Ref]bool{}
 	all := map[xapi.Ref]inventory.VM{}
@@ -34,7 +35,8 @@ func choose(view *inventory.Pool, installation string, exempt map[string]bool, s
 			if !s.Matches(vm.UUID, vm.NameLabel, vm.Tags) {
 				continue
 			}
-			if why := bar(installation, vm); why != "" && !exempt[vm.UUID] {
+			byAny, anyhow := exempt[vm.UUID]
+			if why := bar(installation, vm); why != "" && !byAny && (!anyhow || s.UUID == "") {
 				barred = fmt.Sprintf("VM %s (%s) is %s", vm.NameLabel, vm.UUID, why)
 				continue
 			}

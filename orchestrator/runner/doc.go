@@ -11,5 +11,7 @@
 // as it gives signs of life (state.Store.Keep); a job's run whose process is gone is resumed by the next one that is to run the
 // job: the VMs that have not committed go on, each from where its own run was cut.
 //
+// After a failover Reverse makes the job in the other direction, and Failback has it forget a VM whose work has gone home.
+//
 // Nothing here touches a pool but to read its inventory.
 package runner

@@ -17,7 +17,7 @@ type look struct {
 	definition     job.Definition
 	source, target *delegate.Pool  // without inventories, for each VM run reads them anew; one and the same when the pools are
 	from, to       *inventory.Pool // of source and target
-	exempt         map[string]bool // uuids of VMs that are chosen although they bear a replica's marker
+	exempt         map[string]bool // see Runner.exempt
 }
 
 // unreachable says that a pool could not be read.
@@ -49,8 +49,9 @@ func (r *Runner) look(ctx context.Context, d job.Definition) (*look, error) {
 	return &look{d, source, target, from, to, exempt}, nil
 }
 
-// exempt are the VMs of replicas that do their sources' work, and the former sources of those, which have become replicas themselves: for
-// the job from them only, whose runs leave them out.
+// exempt are the VMs that are chosen although they bear a replica's marker, by their uuids: those of replicas that do their sources' work,
+// where these are in the same pool by their uuids only (false), else a job would go on with the replica in its source's place; and the
+// former sources, which have become replicas themselves, for the job from them only, whose runs leave them out.
 func (r *Runner) exempt(ctx context.Context, d job.Definition) (map[string]bool, error) {
 	records, err := r.Store.Replicas(ctx)
 	if err != nil {
@@ -60,7 +61,7 @@ func (r *Runner) exempt(ctx context.Context, d job.Definition) (map[string]bool,
 	for _, record := range records {
 		switch replica.Failover(record.Failover.State) {
 		case replica.FailedOver, replica.Committed, replica.Reversing, replica.Reversed, replica.FailingBack:
-			exempt[record.TargetVM] = true
+			exempt[record.TargetVM] = record.SourcePool != record.TargetPool
 			if record.SourcePool == d.Source && record.TargetPool == d.Target {
 				exempt[record.SourceVM] = true
 			}
