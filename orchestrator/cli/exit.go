@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-dr/understudy/orchestrator/inventory"
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
+	"github.com/understudy-dr/understudy/orchestrator/runner"
 	"github.com/understudy-dr/understudy/orchestrator/state"
 	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
@@ -71,6 +72,7 @@ func exitCode(err error) int {
 		suspended   *replication.SuspendedError
 		turned      *replica.FailoverError
 		runs        *replication.SourceRunsError
+		reversed    *replication.ReverseError
 	)
 	switch {
 	case err == nil:
@@ -85,7 +87,8 @@ func exitCode(err error) int {
 		return exitNotFound
 	case errors.As(err, &ambiguous):
 		return exitUsage
-	case errors.As(err, &held), errors.As(err, &suspended), errors.As(err, &turned), errors.As(err, &runs), errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled):
+	case errors.As(err, &held), errors.As(err, &suspended), errors.As(err, &turned), errors.As(err, &runs), errors.As(err, &reversed),
+		errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrDisabled), errors.Is(err, runner.ErrNothingToReverse), errors.Is(err, runner.ErrNothingToFailBack):
 		return exitHeld
 	case errors.Is(err, context.Canceled), errors.Is(err, state.ErrCancelled), errors.Is(err, errRunCancelled):
 		return exitCancelled

@@ -208,6 +208,8 @@ func TestReverseAndFailback(t *testing.T) {
 		t.Errorf("it bears %v", after.OtherConfig)
 	}
 	w.same()
+	w.standsBy()
+	w.unmarked(note.Kept)
 	if _, vm := w.replicaOf(); vm.PowerState != xapi.Halted || vm.BlockedOperations["start"] == "" || !slices.Contains(vm.Tags, replica.TagLeaveAlone) {
 		t.Errorf("the replica is %s, blocked %v", vm.PowerState, vm.BlockedOperations)
 	}
@@ -219,6 +221,28 @@ func TestReverseAndFailback(t *testing.T) {
 		t.Errorf("the next run: %+v", run.Disks[0])
 	}
 	w.equal()
+}
+
+// unmarked checks that nothing in the source's pool says that it is ours but the delegate's template, and that the one snapshot is kept.
+func (w *world) unmarked(kept string) {
+	w.Helper()
+	vms, err := xapi.AllRecords[xapi.VM](w.Context(), w.a.API, "VM")
+	w.must(err)
+	vdis, err := xapi.AllRecords[xapi.VDI](w.Context(), w.a.API, "VDI")
+	w.must(err)
+	for _, vm := range vms {
+		if marker, _, _ := replica.Read(w.store.Installation().UUID, vm.UUID, vm.OtherConfig); marker.Kind != "" && marker.Kind != replica.KindDelegateTemplate {
+			w.Errorf("VM %s is a %s", vm.NameLabel, marker.Kind)
+		}
+		if vm.IsASnapshot && vm.UUID != kept {
+			w.Errorf("snapshot %s is left", vm.NameLabel)
+		}
+	}
+	for _, vdi := range vdis {
+		if marker, _, _ := replica.Read(w.store.Installation().UUID, vdi.UUID, vdi.OtherConfig); marker.Kind != "" {
+			w.Errorf("VDI %s is a %s", vdi.NameLabel, marker.Kind)
+		}
+	}
 }
 
 // suspended checks that the runs of the pair from the former source are refused.
