@@ -49,6 +49,10 @@ func TestFailbackThatFails(t *testing.T) {
 	}
 	w.isNow(replica.Reversing)
 	w.suspended()
+	x, _ := w.sourceVM() // somebody looks into it meanwhile
+	w.must(w.a.API.Call(ctx, "VM.set_blocked_operations", nil, x, map[string]string{}))
+	w.must(w.a.API.Run(ctx, "VM.start", nil, x, false, false))
+	w.must(w.a.API.Run(ctx, "VM.hard_shutdown", nil, x))
 	if _, err := w.reverse(func(r *replication.ReverseRequest) { r.NoKeep = true }); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +82,7 @@ func TestFailbackThatFails(t *testing.T) {
 	}
 	w.isNow(replica.Standby)
 	w.same()
-	x, vm := w.sourceVM()
+	_, vm := w.sourceVM()
 	if vm.PowerState != xapi.Halted || len(vm.BlockedOperations) != 0 {
 		t.Errorf("the former source is %s, blocked %v", vm.PowerState, vm.BlockedOperations)
 	}

@@ -275,12 +275,20 @@ func (r *reversal) recordPair(ctx context.Context) error {
 	return err
 }
 
-// findPair reads what an earlier attempt has recorded. The former source's disks are those of then.
+// findPair reads what an earlier attempt has recorded. The former source's disks are those of then; it may have run since.
 func (r *reversal) findPair(ctx context.Context) error {
+	start := r.former.record.AcceptedStart
 	pair, err := r.store.Replica(ctx, r.note.Reverse)
-	if err == nil {
-		r.former.record = pair
+	if err != nil {
+		return err
 	}
+	r.former.record = pair
+	if !start.After(pair.AcceptedStart) {
+		return nil
+	}
+	_, err = r.engine.part(ctx, pair.ID, r.from, state.RunReverse, "accept its use", func(ctx context.Context, c *chore) error {
+		return c.store.AcceptDivergence(ctx, pair.ID, start)
+	})
 	return err
 }
 
