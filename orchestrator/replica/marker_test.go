@@ -151,8 +151,9 @@ func TestOwnership(t *testing.T) {
 		"unknown kind":           {with("kind", "pet"), vmUUID, replica.Malformed},
 		"odd state":              {with("state", "clean"), vmUUID, replica.Malformed},
 		"state without content":  {with("state", "clean:"+strings.Repeat("0", 32)), vmUUID, replica.Malformed},
-		"a key of a later time":  {map[string]string{"understudy:lease.1": "x"}, vmUUID, replica.Malformed},
-		"ours and a later key":   {with("lease.1", "x"), vmUUID, replica.Ours},
+		"a key of a later time":  {map[string]string{"understudy:a-later-one": "x"}, vmUUID, replica.Malformed},
+		"ours and a later key":   {with("a-later-one", "x"), vmUUID, replica.Ours},
+		"a lease alone":          {map[string]string{"understudy:lease.1": "x"}, vmUUID, replica.None},
 		"dirty":                  {with("state", "dirty:"+generation.String()), vmUUID, replica.Ours},
 		"an upper-case spelling": {with("state", "Clean:"+generation.String()), vmUUID, replica.Malformed},
 	} {

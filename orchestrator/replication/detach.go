@@ -44,19 +44,27 @@ func (e *Engine) Detach(ctx context.Context, request DetachRequest) (report.Run,
 			if err := c.release(ctx, request.RemoveRestorePoints); err != nil {
 				return err
 			}
+			if err := c.dropLease(ctx); err != nil {
+				return err
+			}
 		}
-		if err := c.store.ForgetReplica(ctx, c.record.ID); err != nil || request.Source == nil {
-			return err
-		}
-		if _, err := e.CollectBases(ctx, false, request.Source); err != nil {
-			c.event("left-behind", "what changes were tracked since for the replica is still there, 'understudy gc' removes it: %v", err)
-		}
-		return nil
+		return c.forget(ctx, request.Source)
 	})
 	if err != nil {
 		err = fmt.Errorf("detaching replica %s: %w", request.Replica, err)
 	}
 	return run, err
+}
+
+// forget forgets the replica, with what changes were tracked since for it in its source's pool; nil: that was not asked.
+func (c *chore) forget(ctx context.Context, source *delegate.Pool) error {
+	if err := c.store.ForgetReplica(ctx, c.record.ID); err != nil || source == nil {
+		return err
+	}
+	if _, err := c.engine.CollectBases(ctx, false, source); err != nil {
+		c.event("left-behind", "what changes were tracked since for the replica is still there, 'understudy gc' removes it: %v", err)
+	}
+	return nil
 }
 
 // untested makes sure that no clone of a restore point stands: once the replica is forgotten nothing would lead to it.
@@ -90,15 +98,21 @@ func (c *chore) release(ctx context.Context, removePoints bool) error {
 	vm := c.standby.vm
 	if !ours.is(vm.UUID, vm.OtherConfig, replica.KindReplica) {
 		c.event("not-ours", "VM %s (%s) does not bear the marker of this replica and is left as it is", vm.NameLabel, vm.UUID)
-		if _, owner, _ := replica.Read(c.store.Installation().UUID, vm.UUID, vm.OtherConfig); owner == replica.None { // a detach was cut short
-			return lease.Clear(ctx, c.api(), vm.Ref, vm.OtherConfig)
-		}
 		return nil
 	}
-	if err := c.releaseVM(ctx, vm.Ref); err != nil {
-		return err
+	return c.releaseVM(ctx, vm.Ref)
+}
+
+// dropLease removes the lease from a VM that is a replica no more. It comes last: until then nobody else may be at work on the VM.
+func (c *chore) dropLease(ctx context.Context) error {
+	if c.tenure.held != nil {
+		return c.tenure.held.Clear(ctx)
 	}
-	return c.tenure.held.Clear(ctx) // last: until now nobody else may be at work on it
+	vm := c.standby.vm
+	if _, owner, _ := replica.Read(c.store.Installation().UUID, vm.UUID, vm.OtherConfig); owner == replica.None { // this was cut short before
+		return lease.Clear(ctx, c.api(), vm.Ref, vm.OtherConfig)
+	}
+	return nil
 }
 
 // releaseSnapshot makes a snapshot an ordinary one, or removes it.

@@ -28,7 +28,6 @@ import (
 // and blocked before the other one is started, each way.
 
 const (
-
 	// powerTimeout bounds a start, and a shutdown that nobody is asked for.
 	powerTimeout = 10 * time.Minute
 	// backTimeout bounds the way back from a failback that failed.
@@ -236,13 +235,16 @@ func (f *failback) takeOver(ctx context.Context) error {
 		if err := f.giveBack(ctx, c); err != nil {
 			return err
 		}
+		if err := c.dropLease(ctx); err != nil {
+			return err
+		}
 		if source := c.standby.vm.UUID; source != f.record.SourceVM {
 			f.event("source-replaced", "VM %s stands in for VM %s, which is gone: a job that names the old one by its uuid needs the new one", source, f.record.SourceVM)
 			if err := f.store.SetSource(ctx, f.record.ID, source); err != nil {
 				return err
 			}
 		}
-		return c.store.ForgetReplica(ctx, c.record.ID)
+		return c.forget(ctx, f.request.Target)
 	})
 	if err == nil {
 		f.pair.ID = ""
