@@ -35,7 +35,8 @@ demo: $(if $(filter qemu,$(WORLD)),image) ## replicate a VM between two simulate
 
 test: ## the tests that need Go and gcc alone
 	hack/deps test
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /orchestrator/replication$$)
+	$(GO) test -timeout 20m ./orchestrator/replication
 
 build: ## the two programs, into build/bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN)/ ./cmd/understudy ./cmd/abd
@@ -100,6 +101,7 @@ nightly: ## what CI has no time for: HVM under Xen, the slim kernel through all 
 	hack/timed properties $(GO) test -timeout 60m ./transfer -run Propert -rapid.checks=1000
 	hack/timed fuzz $(MAKE) fuzz
 	hack/timed chaos $(MAKE) chaos
+	hack/timed race $(GO) test -race -count=1 -timeout 60m ./orchestrator/replication
 	hack/timed kill-matrix $(GO) test -race -count=1 -timeout 60m -run TestKillMatrix -v ./orchestrator/replication -matrix
 	hack/timed scale $(MAKE) scale ALL=1
 

@@ -127,6 +127,10 @@ func (l *Lease) Renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, max(l.place.valid()-elapsed(l.mine.began), 0))
 	defer cancel()
 	entries, err := l.place.add(ctx, l.pending.entry)
+	for err == nil && l.above(entries) >= l.pending.entry.Number {
+		l.pending.entry.Number = l.above(entries) + 1
+		entries, err = l.place.add(ctx, l.pending.entry)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,6 +143,17 @@ func (l *Lease) Renew(ctx context.Context) error {
 	l.pending = nil
 	_ = l.place.clean(ctx, entries, l.mine.entry.Number)
 	return nil
+}
+
+// above is the highest number of an entry that a revert brought back. It is above this one's when a revert to an older state came before, and
+// nobody went on counting after that.
+func (l *Lease) above(entries map[uint64]Entry) (number uint64) {
+	for n, e := range entries {
+		if l.history != "" && e.Run == l.history {
+			number = max(number, n)
+		}
+	}
+	return number
 }
 
 // conflict finds who else has, or had, the lease since it was this one's. Entries below it are nobody's, or those of one that came too

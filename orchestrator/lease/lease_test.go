@@ -166,6 +166,14 @@ func TestSetBack(t *testing.T) {
 		if err := reverting.Renew(t.Context()); err != nil || lease.Newest(p.log()).Number <= number || len(p.config) != 1 {
 			t.Errorf("after its own revert: %v, %v", err, p.config)
 		}
+		// A newer state comes back, after an older one that nobody counted on from: its entry is above all that were added since.
+		for high := range maps.Keys(maps.Clone(snapshot)) {
+			newer := map[string]string{"understudy:lease.99": snapshot[high]}
+			p.config = newer
+		}
+		if err := reverting.Renew(t.Context()); err != nil || lease.Newest(p.log()).Number != 100 || lease.Newest(p.log()).Run != "reverting" {
+			t.Errorf("after a revert to a newer state: %v, %v", err, p.config)
+		}
 		// Somebody else's revert, long after the snapshot: it looks as if nobody had the lease.
 		time.Sleep(lease.Time / 2)
 		if err := reverting.Renew(t.Context()); err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/understudy-dr/understudy/orchestrator/replication"
 	"github.com/understudy-dr/understudy/orchestrator/report"
-	"github.com/understudy-dr/understudy/orchestrator/xapi"
 )
 
 // TestReadBack: each run reads another sample back. A target that does not return what was written fails the run, which names the
@@ -25,7 +24,7 @@ func TestReadBack(t *testing.T) {
 	if n := w.record().Samples; n != 2 {
 		t.Errorf("%d samples are recorded, want 2", n)
 	}
-	w.decay(9 * mib) // extent 2, the next sample
+	w.decayBefore("read back", 9*mib) // extent 2, the next sample
 	_, err := w.engine.Replicate(t.Context(), w.request)
 	w.damaged(err, 1)
 	w.tidy(2)
@@ -41,7 +40,7 @@ func TestReadBack(t *testing.T) {
 	}
 
 	w.request.ReadBack = replication.ReadBackNone
-	w.decay(9 * mib)
+	w.decayBefore("commit", 9*mib)
 	if run := w.replicate(); run.Disks[0].Verified != 0 {
 		t.Errorf("%d bytes were read back, none were wanted", run.Disks[0].Verified)
 	}
@@ -54,18 +53,18 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
-// decay damages the storage under the first disk of the replica and its restore points.
-func (w *world) decay(offset int64) {
+// decayBefore damages the storage under the first disk of the replica, once, before a step of the next run: while a delegate holds the disk, so
+// that the pool does not notice that anything was written.
+func (w *world) decayBefore(step string, offset int64) {
 	w.Helper()
-	disk, err := xapi.GetByUUID(w.Context(), w.b.API, "VDI", w.record().Disks[0].TargetVDI)
-	w.must(err)
-	vdis, err := xapi.AllRecords[xapi.VDI](w.Context(), w.b.API, "VDI")
-	w.must(err)
-	for ref, vdi := range vdis {
-		if ref == disk || vdi.SnapshotOf == disk {
-			w.write(w.simB.VDIPath(vdi.UUID), offset, []byte("rot"))
+	path := w.simB.VDIPath(w.record().Disks[0].TargetVDI)
+	done := false
+	w.engine.SetReach(func(border string) {
+		if border == "before "+step && !done {
+			done = true
+			w.write(path, offset, []byte("rot"))
 		}
-	}
+	})
 }
 
 // damaged expects a run that found extent 2 of the first disk damaged.

@@ -98,26 +98,36 @@ func TestTestsAreJudged(t *testing.T) {
 		t.Errorf("the older one: %+v", test)
 	}
 	// A crash has a message, and three restarts are a loop.
-	for cause, act := range map[string]func(ref xapi.Ref, uuid string){
-		"it crashed": func(ref xapi.Ref, uuid string) {
+	for cause, act := range map[string]func(ref xapi.Ref, uuid string, over <-chan struct{}){
+		"it crashed": func(ref xapi.Ref, uuid string, _ <-chan struct{}) {
 			w.must(w.b.API.Call(t.Context(), "message.create", nil, "VM_CRASHED", 1, "VM", uuid, ""))
 			w.must(w.b.API.Run(t.Context(), "VM.hard_shutdown", nil, ref))
 		},
-		"restarts again and again": func(ref xapi.Ref, _ string) {
-			for range 3 {
-				w.must(w.b.API.Run(t.Context(), "VM.hard_reboot", nil, ref))
-				time.Sleep(100 * time.Millisecond) // events tell of the last of several changes alone
+		"restarts again and again": func(ref xapi.Ref, _ string, over <-chan struct{}) {
+			for {
+				err := w.b.API.Run(t.Context(), "VM.hard_reboot", nil, ref)
+				select {
+				case <-over: // and removed, maybe in the middle of this reboot
+					return
+				case <-time.After(100 * time.Millisecond): // events tell of the last of several changes alone
+					if err != nil && !xapi.IsGone(err, ref) && !xapi.IsCode(err, "VM_BAD_POWER_STATE", "OTHER_OPERATION_IN_PROGRESS") {
+						t.Errorf("rebooting: %v", err)
+					}
+				}
 			}
 		},
-		"was shut down": func(ref xapi.Ref, _ string) { w.must(w.b.API.Run(t.Context(), "VM.hard_shutdown", nil, ref)) },
+		"was shut down": func(ref xapi.Ref, _ string, _ <-chan struct{}) {
+			w.must(w.b.API.Run(t.Context(), "VM.hard_shutdown", nil, ref))
+		},
 	} {
-		acted := make(chan struct{})
+		acted, over := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(acted)
 			ref, vm := w.awaitClone()
-			act(ref, vm.UUID)
+			act(ref, vm.UUID, over)
 		}()
 		test := w.test(replication.TestRequest{Auto: true, Steady: 20 * time.Second})
+		close(over)
 		<-acted
 		if test.Found == nil || test.Found.Outcome != replica.Failed || !strings.Contains(test.Found.Cause, cause) {
 			t.Errorf("%s: %+v", cause, test.Found)
