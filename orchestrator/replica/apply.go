@@ -25,7 +25,7 @@ func Apply(ctx context.Context, api xapi.API, class string, ref xapi.Ref, m Mark
 	}
 	values := m.values()
 	var changed []string
-	for _, key := range []string{keyInstallation, keyRun, keyKind, keySource, keyDisk, keyKeep, keySelf, keyState} {
+	for _, key := range []string{keyInstallation, keyRun, keyKind, keySource, keyDisk, keyKeep, keyTime, keySelf, keyState} {
 		if current[key] != values[key] {
 			changed = append(changed, key)
 		}
@@ -63,7 +63,7 @@ func SetKeep(ctx context.Context, api xapi.API, ref xapi.Ref, why string) error 
 // Remove takes a marker off an object, which is nobody's of ours then, and leaves other keys alone. It may be repeated. Cut short it
 // leaves a marker that is malformed: never one that is ours.
 func Remove(ctx context.Context, api xapi.API, class string, ref xapi.Ref) error {
-	for _, key := range []string{keySelf, keyState, keyInstallation, keyRun, keySource, keyDisk, keyKeep, KeyCarriedTags, KeyVerdict, keyKind} {
+	for _, key := range []string{keySelf, keyState, keyInstallation, keyRun, keySource, keyDisk, keyKeep, keyTime, KeyCarriedTags, KeyVerdict, keyKind} {
 		if err := setKey(ctx, api, class, ref, key, ""); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -22,6 +23,7 @@ const (
 	keySelf         = prefix + "self"   // uuid of the object itself
 	keySource       = prefix + "source" // uuid of the VM or VDI that it is a copy of
 	keyDisk         = prefix + "disk"   // userdevice of the disk
+	keyTime         = prefix + "time"   // when it was made, by the orchestrator's clock; restore points
 	keyKeep         = prefix + "keep"   // why retention must not remove it; restore points
 )
 
@@ -68,6 +70,7 @@ type Marker struct {
 	State        manifest.State // zero: none. An object that should have one and has none counts as dirty
 	Source       string         // uuid; empty for objects that are no copies
 	Disk         string         // userdevice; empty for VMs
+	Time         time.Time      // when it was made, by the orchestrator's clock; zero: not noted
 	Keep         string         // why retention must not remove it, in a word; empty: it may
 }
 
@@ -91,6 +94,7 @@ func Read(installation, objectUUID string, otherConfig map[string]string) (Marke
 	}
 	// A call that adds to the lease may come when the object is nobody's any more.
 	marked := func(key string) bool { return strings.HasPrefix(key, prefix) && !strings.HasPrefix(key, lease.Prefix) }
+	m.Time, _ = time.Parse(time.RFC3339Nano, otherConfig[keyTime]) // one that cannot be read is not noted
 	switch {
 	case !slices.ContainsFunc(slices.Collect(maps.Keys(otherConfig)), marked):
 		return Marker{}, None, nil
@@ -128,7 +132,10 @@ func (m Marker) Validate() error {
 func (m Marker) values() map[string]string {
 	values := map[string]string{
 		keyInstallation: m.Installation, keyRun: m.Run, keyKind: string(m.Kind), keySelf: m.Self,
-		keySource: m.Source, keyDisk: m.Disk, keyKeep: m.Keep, keyState: "",
+		keySource: m.Source, keyDisk: m.Disk, keyKeep: m.Keep, keyState: "", keyTime: "",
+	}
+	if !m.Time.IsZero() {
+		values[keyTime] = m.Time.UTC().Format(time.RFC3339Nano)
 	}
 	if m.State.Valid() {
 		values[keyState] = m.State.String()

@@ -164,6 +164,6 @@ func (r *run) markRestorePoint(ctx context.Context, ref xapi.Ref, uuid string) e
 		}
 	}
 	return r.mark(ctx, api, classVM, ref, replica.Marker{
-		Kind: replica.KindRestorePoint, Self: uuid, Source: r.standbyUUID, State: clean,
+		Kind: replica.KindRestorePoint, Self: uuid, Source: r.standbyUUID, State: clean, Time: time.Now(),
 	})
 }

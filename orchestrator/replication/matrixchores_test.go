@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
 	"github.com/understudy-dr/understudy/orchestrator/replication"
@@ -51,6 +52,7 @@ func (m *matrix) pauses() {
 // diverge has somebody start the replica, and halt it again.
 func (m *matrix) diverge() {
 	m.Helper()
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // pools tell whole seconds, and the last start was accepted
 	ref, _ := m.replicaVM()
 	m.must(m.b.API.Call(m.Context(), "VM.set_blocked_operations", nil, ref, map[string]string{}))
 	m.must(m.b.API.Run(m.Context(), "VM.start", nil, ref, false, false))
@@ -91,7 +93,7 @@ func (m *matrix) resyncs() {
 	m.diverge()
 	m.each("resync", m.borders(chore), func(border string, gc bool) string {
 		m.replicate()
-		m.removeSnapshots(replica.KindDiverged)
+		m.removeSnapshots(m.b.API, m.snapshots(m.b.API, replica.KindDiverged))
 		m.change()
 		m.diverge()
 		_, vm := m.replicaVM()
@@ -108,7 +110,7 @@ func (m *matrix) resyncs() {
 		if _, err := m.engine.Resync(m.Context(), replication.ResyncRequest{Replica: m.record().ID, Target: m.b}); !errors.Is(err, replication.ErrNotDiverged) {
 			m.Errorf("once more: %v", err)
 		}
-		kept := m.snapshots(replica.KindDiverged)
+		kept := m.snapshots(m.b.API, replica.KindDiverged)
 		if len(kept) == 0 {
 			m.Error("what the replica held is not kept")
 		}
@@ -122,7 +124,7 @@ func (m *matrix) resyncs() {
 		m.tidy(replication.DefaultRetention)
 		return outcome
 	})
-	m.removeSnapshots(replica.KindDiverged)
+	m.removeSnapshots(m.b.API, m.snapshots(m.b.API, replica.KindDiverged))
 }
 
 // detaches kills detaches, which are done when they are repeated.
@@ -167,10 +169,10 @@ func (m *matrix) nothingMarked() {
 	m.tidy(0)
 }
 
-// snapshots are the replica's of a kind.
-func (m *matrix) snapshots(kind replica.Kind) map[xapi.Ref]xapi.VM {
+// snapshots are those of a pool that are ours, of a kind.
+func (m *matrix) snapshots(api xapi.API, kind replica.Kind) map[xapi.Ref]xapi.VM {
 	m.Helper()
-	vms, err := xapi.AllRecords[xapi.VM](m.Context(), m.b.API, "VM")
+	vms, err := xapi.AllRecords[xapi.VM](m.Context(), api, "VM")
 	m.must(err)
 	maps.DeleteFunc(vms, func(_ xapi.Ref, vm xapi.VM) bool {
 		marker, owner, _ := replica.Read(m.store.Installation().UUID, vm.UUID, vm.OtherConfig)
@@ -180,16 +182,16 @@ func (m *matrix) snapshots(kind replica.Kind) map[xapi.Ref]xapi.VM {
 }
 
 // removeSnapshots is what an administrator does by hand.
-func (m *matrix) removeSnapshots(kind replica.Kind) {
+func (m *matrix) removeSnapshots(api xapi.API, snapshots map[xapi.Ref]xapi.VM) {
 	m.Helper()
-	for ref, vm := range m.snapshots(kind) {
+	for ref, vm := range snapshots {
 		for _, at := range vm.VBDs {
-			vbd, err := xapi.GetRecord[xapi.VBD](m.Context(), m.b.API, "VBD", at)
+			vbd, err := xapi.GetRecord[xapi.VBD](m.Context(), api, "VBD", at)
 			m.must(err)
 			if vbd.Type == xapi.TypeDisk {
-				m.must(m.b.API.Run(m.Context(), "VDI.destroy", nil, vbd.VDI))
+				m.must(api.Run(m.Context(), "VDI.destroy", nil, vbd.VDI))
 			}
 		}
-		m.must(m.b.API.Run(m.Context(), "VM.destroy", nil, ref))
+		m.must(api.Run(m.Context(), "VM.destroy", nil, ref))
 	}
 }

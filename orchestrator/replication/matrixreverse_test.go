@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/understudy-dr/understudy/orchestrator/replica"
@@ -21,14 +22,7 @@ func (m *matrix) reversals() {
 	m.further("reverse", replica.Reversing, state.RunReverse,
 		"after record reversing", "after record the pair", "after a: VM.snapshot 1", "after keep the former source", "before record reversed")
 	m.reversed()
-	vms, err := xapi.AllRecords[xapi.VM](m.Context(), m.a.API, "VM")
-	m.must(err)
-	kept := 0
-	for _, vm := range vms {
-		if marker, owner, _ := replica.Read(m.store.Installation().UUID, vm.UUID, vm.OtherConfig); owner == replica.Ours && marker.Kind == replica.KindDiverged {
-			kept++
-		}
-	}
+	kept := len(m.snapshots(m.a.API, replica.KindDiverged))
 	if kept != 1 {
 		m.Errorf("what the former source held is kept %d times", kept)
 	}
@@ -49,6 +43,10 @@ func (m *matrix) reversals() {
 	m.replicate()
 	m.equal()
 	m.must(m.a.API.Run(m.Context(), "VM.hard_shutdown", nil, x))
+	vms, err := xapi.AllRecords[xapi.VM](m.Context(), m.a.API, "VM")
+	m.must(err)
+	maps.DeleteFunc(vms, func(_ xapi.Ref, vm xapi.VM) bool { return vm.SnapshotOf != x }) // what was kept is an ordinary snapshot now
+	m.removeSnapshots(m.a.API, vms)
 }
 
 // further kills a child at borders that come one after the other, and has gc look at every second of what it leaves.

@@ -39,7 +39,8 @@ func restorePointsOf(installation string, vms map[xapi.Ref]xapi.VM, vm xapi.Ref)
 		}
 	}
 	slices.SortFunc(points, func(a, b restorePoint) int {
-		return cmp.Or(b.vm.SnapshotTime.Compare(a.vm.SnapshotTime.Time), cmp.Compare(a.vm.UUID, b.vm.UUID))
+		// A pool tells whole seconds.
+		return cmp.Or(b.vm.SnapshotTime.Compare(a.vm.SnapshotTime.Time), b.marker.Time.Compare(a.marker.Time), cmp.Compare(a.vm.UUID, b.vm.UUID))
 	})
 	return points
 }
@@ -83,16 +84,6 @@ func (r *run) pruneRestorePoints(ctx context.Context, keep int) ([]manifest.Gene
 	}
 	points := slices.DeleteFunc(restorePointsOf(r.store.Installation().UUID, vms, r.standbyRef), func(p restorePoint) bool {
 		return p.marker.Keep != "" || left[p.vm.UUID] || tested[p.vm.UUID]
-	})
-	// Snapshot times have a resolution of a second: this run's comes first among equals.
-	slices.SortStableFunc(points, func(a, b restorePoint) int {
-		newest := func(p restorePoint) int {
-			if p.marker.State.Generation == r.generation {
-				return 0
-			}
-			return 1
-		}
-		return newest(a) - newest(b)
 	})
 	keep = min(keep, len(points))
 	for _, point := range points[keep:] {

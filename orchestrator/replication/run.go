@@ -143,6 +143,7 @@ var (
 	// By the standard method the pools do; see standard.go.
 	standardSteps = []step{
 		{"check the record", report.PhasePrepare, (*run).checkRecord},
+		{"take the lease", "", (*run).takeLease},
 		{"prepare the source", "", (*run).prepareSource},
 		{"prepare the target", "", (*run).prepareTarget},
 		{"test the leaves", "", (*run).testLeaves},

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -251,6 +252,9 @@ func (w *world) points() []xapi.VM {
 			points = append(points, vm)
 		}
 	}
-	slices.SortFunc(points, func(a, b xapi.VM) int { return b.SnapshotTime.Compare(a.SnapshotTime.Time) })
+	slices.SortFunc(points, func(a, b xapi.VM) int {
+		const made = "understudy:time" // the pool tells whole seconds
+		return cmp.Or(b.SnapshotTime.Compare(a.SnapshotTime.Time), cmp.Compare(b.OtherConfig[made], a.OtherConfig[made]))
+	})
 	return points
 }
